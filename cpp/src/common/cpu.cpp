@@ -1,0 +1,57 @@
+#include "common/cpu.h"
+
+#include <string_view>
+
+#if defined(_MSC_VER) && defined(_M_X64)
+#include <intrin.h>
+#endif
+
+namespace raphson {
+namespace {
+
+#if defined(__x86_64__) && !defined(_MSC_VER)
+// Feature by feature: not every compiler's builtin knows the "x86-64-v3" names.
+bool has_v2() {
+    return __builtin_cpu_supports("sse3") && __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1") &&
+           __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
+}
+bool has_v3() {
+    return has_v2() && __builtin_cpu_supports("avx") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
+           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+    // f16c, lzcnt and movbe complete v3; every CPU with AVX2 and FMA has them and older compilers cannot ask.
+}
+bool has_v4() {
+    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+bool has_bf16() { return has_v4() && __builtin_cpu_supports("avx512bf16"); }
+#elif defined(_MSC_VER) && defined(_M_X64)
+bool leaf_has(int leaf, int reg, unsigned mask) {
+    int r[4];
+    __cpuidex(r, leaf, 0);
+    return (static_cast<unsigned>(r[reg]) & mask) == mask;
+}
+bool os_saves(unsigned long long mask) { return leaf_has(1, 2, 1u << 27) && (_xgetbv(0) & mask) == mask; }
+bool has_v2() { return leaf_has(1, 2, (1u << 0) | (1u << 9) | (1u << 19) | (1u << 20) | (1u << 23)); }
+bool has_v3() { return has_v2() && os_saves(0x6) && leaf_has(1, 2, (1u << 12) | (1u << 28)) && leaf_has(7, 1, 0x128); }
+bool has_v4() { return has_v3() && os_saves(0xe6) && leaf_has(7, 1, 0xd0030000); }
+bool has_bf16() { return false; }
+#else
+bool has_v2() { return false; }
+bool has_v3() { return false; }
+bool has_v4() { return false; }
+bool has_bf16() { return false; }
+#endif
+
+}  // namespace
+
+bool cpu_runs(const char* isa) {
+    const std::string_view name(isa);
+    if (name == "v2") return has_v2();
+    if (name == "v3") return has_v3();
+    if (name == "v4") return has_v4();
+    if (name == "v4_bf16") return has_bf16();
+    return name == "baseline";
+}
+
+}  // namespace raphson

@@ -1,0 +1,24 @@
+// One pool for the whole library. Work is cut into tasks by its shape alone; which thread runs a task is chance, what a
+// task computes is not. So results are bitwise the same for any number of threads.
+#pragma once
+
+#include <cstdint>
+
+namespace raphson {
+
+// Tasks are called as fn(context, task) for task = 0 … tasks-1, each exactly once, in any order, and must not throw.
+using TaskFn = void (*)(void* context, std::int64_t task);
+
+// Runs the tasks on the caller's thread and the pool's, and returns when all have ended. Within a task, or while another
+// thread keeps the pool busy, the caller's thread runs them all, in order. After a cancellation the tasks that have not
+// begun are skipped: the driver must ask cancelled() before it uses what they were to compute.
+void parallel_for(std::int64_t tasks, TaskFn fn, void* context);
+
+// True once a PollScope of the computation running here has asked for its end. Cheap: reads a flag.
+bool cancelled();
+// Calls the poll if its interval has passed; for long serial stretches between parallel_for calls. Returns cancelled().
+bool poll_cancelled();
+// Throws raphson::Cancelled if cancelled().
+void throw_if_cancelled();
+
+}  // namespace raphson

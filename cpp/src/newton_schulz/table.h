@@ -1,0 +1,34 @@
+// The passes of the matrix iterations over the caller's arrays; the products between them are the gemm table's.
+#pragma once
+
+#include <cstdint>
+
+#include "raphson/view.h"
+
+namespace raphson {
+
+// One matrix in the caller's memory; strides in elements, of any sign. The transpose is the same with the axes swapped.
+struct MatrixRef {
+    void* data;
+    DType dtype;
+    std::int64_t rows, cols;
+    std::int64_t row_stride, col_stride;
+
+    MatrixRef transposed() const { return {data, dtype, cols, rows, col_stride, row_stride}; }
+};
+
+struct MatrixScan {
+    double max_abs;      // NaN or Inf if any entry is
+    double sum_squares;  // of x / unit, in float64
+    double unit;         // a power of two: 1 unless squares of the entries could overflow or vanish in float64
+};
+
+struct NewtonSchulzTable {
+    MatrixScan (*scan)(const MatrixRef& x);
+    // dst (rows×cols, row major, contiguous, of type `to`) = scale·x, multiplied in float64 and rounded once.
+    void (*load)(const MatrixRef& x, double scale, DType to, void* dst);
+    // out = src (rows×cols, row major, contiguous, of type `from`), rounded once where out is narrower.
+    void (*store)(DType from, const void* src, const MatrixRef& out);
+};
+
+}  // namespace raphson

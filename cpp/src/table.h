@@ -1,0 +1,33 @@
+// What one instruction set offers: C function pointers and raw memory only, so that nothing compiled for one ISA can be
+// mistaken for another's. A family adds one field.
+#pragma once
+
+#include "common/ceilings.h"
+#include "gemm/table.h"
+#include "newton_schulz/table.h"
+
+namespace raphson {
+
+struct KernelTable {
+    const char* isa;            // the name that build_info() and RAPHSON_ISA use
+    const char* eigen_version;  // of the Eigen these kernels were compiled with
+    CeilingTable ceilings;
+    GemmTable gemm;
+    NewtonSchulzTable newton_schulz;
+};
+
+// The best table that this CPU and RAPHSON_ISA allow, chosen once. std::invalid_argument for an unknown RAPHSON_ISA.
+const KernelTable& kernels();
+
+// Every table built, lowest first, and whether this CPU can run it: for build_info() and for tests of each ISA.
+struct BuiltTable {
+    const KernelTable* table;
+    bool runs_here;
+};
+struct BuiltTables {
+    const BuiltTable* first;
+    int count;
+};
+BuiltTables built_tables();
+
+}  // namespace raphson

@@ -1,0 +1,20 @@
+// Gathers what this ISA's passes and cores export. The only symbol of an ISA that dispatch.cpp names.
+#include "table.h"
+
+#include <Eigen/Core>
+
+#include "isa.h"
+
+RAPHSON_ISA_BEGIN
+
+extern const CeilingTable ceiling_table;
+extern const GemmTable gemm_table;
+extern const NewtonSchulzTable newton_schulz_table;
+
+// A function and not a constant: constants of other files are not initialised in any order.
+const KernelTable& kernel_table() {
+    static const KernelTable table{RAPHSON_ISA_NAME, EIGEN_VERSION_STRING, ceiling_table, gemm_table, newton_schulz_table};
+    return table;
+}
+
+RAPHSON_ISA_END
