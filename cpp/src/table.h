@@ -4,7 +4,7 @@
 
 #include "common/ceilings.h"
 #include "gemm/table.h"
-#include "newton_schulz/table.h"
+#include "newton_schulz/passes.h"
 
 namespace raphson {
 

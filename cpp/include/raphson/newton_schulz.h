@@ -1,50 +1,10 @@
 // Newton–Schulz matrix iterations: orthogonalisation of dense matrices by products alone.
 #pragma once
 
-#include <cstdint>
-#include <string>
-#include <string_view>
-#include <vector>
-
+#include "raphson/schedule.h"
 #include "raphson/view.h"
 
 namespace raphson {
-
-// One step X ← aX + b(XXᵀ)X + c(XXᵀ)²X on the wide side of X.
-struct Step {
-    double a, b, c;
-};
-
-// What X is divided by before the first step.
-enum class Normalize {
-    schedule,   // the schedule's own choice
-    frobenius,  // factor·‖X‖_F
-};
-
-// An immutable list of steps with the normalisation it was designed for.
-class Schedule {
-public:
-    // `norm_factor` multiplies the norm: room for rounding above 1. std::invalid_argument when `steps` is empty or holds
-    // a number that is not finite, or norm_factor is not positive.
-    explicit Schedule(std::vector<Step> steps, Normalize normalize = Normalize::frobenius, double norm_factor = 1.0);
-
-    static Schedule muon(int steps = 5);           // Jordan et al., one fixed quintic; does not converge to 1
-    static Schedule you(int steps = 5);            // You Jiacheng's five tuned quintics
-    static Schedule polar_express(int steps = 5);  // Amsel et al., minimax quintics with safety 0.02 and cushion 0.02
-    // By name; steps = 0 keeps the table's own length, fewer shorten it, more repeat its last row.
-    static Schedule named(std::string_view name, int steps = 0);
-    static const std::vector<std::string>& names();
-
-    const std::vector<Step>& steps() const { return steps_; }
-    Normalize normalize() const { return normalize_; }
-    double norm_factor() const { return norm_factor_; }
-    Schedule with_steps(int steps) const;
-
-private:
-    std::vector<Step> steps_;
-    Normalize normalize_;
-    double norm_factor_;
-};
 
 struct OrthogonalizeOptions {
     Normalize normalize = Normalize::schedule;

@@ -4,11 +4,13 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__linux__)
@@ -78,10 +80,7 @@ bool spin_until(Ready ready) {
 }
 
 void run_tasks(TaskFn fn, void* context, std::int64_t tasks) {
-    const bool outer = tls.in_task;
-    tls.in_task = true;
     for (std::int64_t t = 0; t < tasks && !tls.poll(); ++t) fn(context, t);
-    tls.in_task = outer;
 }
 
 class Pool {
@@ -113,6 +112,7 @@ public:
         context_ = context;
         tasks_ = tasks;
         flag_ = tls.flag;
+        error_ = nullptr;
         next_.store(0, std::memory_order_relaxed);
         generation_.fetch_add(1);  // odd: open. Sequentially consistent, as is every step of joining and closing.
         if (sleepers_.load() > 0) {
@@ -127,16 +127,23 @@ public:
             done_.wait(lock, [this] { return inside_.load() == 0; });
             caller_waits_.store(false);
         }
+        if (error_ != nullptr) std::rethrow_exception(std::exchange(error_, nullptr));
     }
 
 private:
     void take_tasks() {
         const bool outer = tls.in_task;
         tls.in_task = true;
-        for (;;) {
-            const std::int64_t t = next_.fetch_add(1, std::memory_order_relaxed);
-            if (t >= tasks_ || tls.poll()) break;
-            fn_(context_, t);
+        try {
+            for (;;) {
+                const std::int64_t t = next_.fetch_add(1, std::memory_order_relaxed);
+                if (t >= tasks_ || tls.poll()) break;
+                fn_(context_, t);
+            }
+        } catch (...) {  // carried to the caller of parallel_for, whichever thread it happened on
+            next_.store(tasks_, std::memory_order_relaxed);
+            const std::lock_guard<std::mutex> lock(done_mutex_);
+            if (error_ == nullptr) error_ = std::current_exception();
         }
         tls.in_task = outer;
     }
@@ -175,6 +182,7 @@ private:
     void* context_ = nullptr;
     std::int64_t tasks_ = 0;
     std::atomic<bool>* flag_ = nullptr;
+    std::exception_ptr error_;  // guarded by done_mutex_ while tasks run
     alignas(64) std::atomic<std::int64_t> next_{0};
     alignas(64) std::atomic<std::uint64_t> generation_{0};
     alignas(64) std::atomic<int> inside_{0};
@@ -250,6 +258,15 @@ PollScope::PollScope(Poll poll, void* context) noexcept : poll_(poll), context_(
 PollScope::~PollScope() {
     tls.scope = outer_;
     if (outer_ == nullptr) tls.flag = nullptr;
+}
+
+PollPause::PollPause() noexcept : scope_(tls.scope), flag_(tls.flag) {
+    tls.scope = nullptr;
+    tls.flag = nullptr;
+}
+PollPause::~PollPause() {
+    tls.scope = scope_;
+    tls.flag = flag_;
 }
 
 bool cancelled() { return tls.flag != nullptr && tls.flag->load(std::memory_order_relaxed); }

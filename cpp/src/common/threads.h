@@ -2,11 +2,15 @@
 // task computes is not. So results are bitwise the same for any number of threads.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 namespace raphson {
 
-// Tasks are called as fn(context, task) for task = 0 … tasks-1, each exactly once, in any order, and must not throw.
+class PollScope;
+
+// Tasks are called as fn(context, task) for task = 0 … tasks-1, each exactly once, in any order. An exception (memory may
+// end) keeps the tasks that have not begun from running and reaches the caller of parallel_for.
 using TaskFn = void (*)(void* context, std::int64_t task);
 
 // Runs the tasks on the caller's thread and the pool's, and returns when all have ended. Within a task, or while another
@@ -20,5 +24,19 @@ bool cancelled();
 bool poll_cancelled();
 // Throws raphson::Cancelled if cancelled().
 void throw_if_cancelled();
+
+// While it lives, work begun on this thread neither polls nor sees a cancellation: for the last pass of a result, which
+// must be written whole or not at all. Keep such stretches short.
+class PollPause {
+public:
+    PollPause() noexcept;
+    ~PollPause();
+    PollPause(const PollPause&) = delete;
+    PollPause& operator=(const PollPause&) = delete;
+
+private:
+    PollScope* scope_;
+    std::atomic<bool>* flag_;
+};
 
 }  // namespace raphson

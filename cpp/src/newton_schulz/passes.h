@@ -19,15 +19,17 @@ struct MatrixRef {
 
 struct MatrixScan {
     double max_abs;      // NaN or Inf if any entry is
-    double sum_squares;  // of x / unit, in float64
-    double unit;         // a power of two: 1 unless squares of the entries could overflow or vanish in float64
+    double sum_squares;  // of x / unit, in float64; NaN or Inf if any entry is
+    double unit;         // a power of two: 1 unless squares of the entries would leave float64
 };
 
 struct NewtonSchulzTable {
+    // One read. Where nothing can go wrong (float32, bfloat16, usual float64) `unit` is 1.
     MatrixScan (*scan)(const MatrixRef& x);
-    // dst (rows×cols, row major, contiguous, of type `to`) = scale·x, multiplied in float64 and rounded once.
-    void (*load)(const MatrixRef& x, double scale, DType to, void* dst);
-    // out = src (rows×cols, row major, contiguous, of type `from`), rounded once where out is narrower.
+    // dst (rows×cols, row major, contiguous, of type `to`) = (x·scale)·rescale, multiplied in float64, then rounded
+    // (to bfloat16 by way of float32).
+    void (*load)(const MatrixRef& x, double scale, double rescale, DType to, void* dst);
+    // out = src (rows×cols, row major, contiguous, of type `from`), rounded where out is narrower.
     void (*store)(DType from, const void* src, const MatrixRef& out);
 };
 

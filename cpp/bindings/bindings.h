@@ -1,0 +1,12 @@
+// One registration function a family.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace raphson::bindings {
+
+void bind_runtime(pybind11::module_& m);
+void bind_tensor(pybind11::module_& m);
+void bind_newton_schulz(pybind11::module_& m);
+
+}  // namespace raphson::bindings

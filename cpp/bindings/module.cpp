@@ -1,0 +1,11 @@
+// raphson._core: every family registers itself.
+#include <pybind11/pybind11.h>
+
+#include "bindings.h"
+
+PYBIND11_MODULE(_core, m) {
+    m.doc() = "Compiled core of raphson; use the raphson package.";
+    raphson::bindings::bind_runtime(m);
+    raphson::bindings::bind_tensor(m);
+    raphson::bindings::bind_newton_schulz(m);
+}

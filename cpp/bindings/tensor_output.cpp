@@ -1,0 +1,290 @@
+// The way back of the bridge: results in the caller's framework, and what must hold before anything is written.
+#include <pybind11/numpy.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "raphson/runtime.h"
+#include "raphson/status.h"
+#include "tensor.h"
+
+namespace raphson::bindings {
+namespace {
+
+constexpr std::size_t alignment = 256;  // what DLPack asks producers for
+
+DLDataType dl_type(DType dtype) {
+    const auto code = static_cast<std::uint8_t>(dtype == DType::bfloat16 ? kDLBfloat : kDLFloat);
+    return {code, static_cast<std::uint8_t>(8 * itemsize(dtype)), 1};
+}
+
+// Both capsule flavours and our exporter share it.
+struct Buffer {
+    void* data;
+    std::vector<std::int64_t> shape, strides;
+    DType dtype;
+
+    Buffer(DType type, std::vector<std::int64_t> dims, std::vector<std::int64_t> steps)
+        : shape(std::move(dims)), strides(std::move(steps)), dtype(type) {
+        std::int64_t bytes = itemsize(type);
+        for (const std::int64_t n : shape) bytes *= n;
+        data = ::operator new(static_cast<std::size_t>(std::max<std::int64_t>(bytes, 1)), std::align_val_t{alignment});
+    }
+    ~Buffer() { ::operator delete(data, std::align_val_t{alignment}); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+
+    DLTensor view() {
+        return {data, {kDLCPU, 0}, static_cast<std::int32_t>(shape.size()), dl_type(dtype), shape.data(), strides.data(), 0};
+    }
+};
+
+// A result for a library that can only import: it hands its memory out through __dlpack__.
+class Exporter {
+public:
+    explicit Exporter(std::shared_ptr<Buffer> buffer) : buffer_(std::move(buffer)) {}
+
+    static py::tuple device(py::handle) { return py::make_tuple(static_cast<int>(kDLCPU), 0); }
+
+    py::object capsule(py::handle stream, py::handle max_version, py::handle dl_device, py::handle copy) const {
+        if (!stream.is_none() && py::cast<int>(stream) != -1) throw py::value_error("stream must be None on the CPU");
+        if (!copy.is_none() && py::cast<bool>(copy)) throw py::buffer_error("this exporter does not copy");
+        if (!dl_device.is_none() && !dl_device.equal(device(py::none()))) throw py::buffer_error("lives on the CPU");
+        const bool versioned = !max_version.is_none() && py::cast<int>(py::cast<py::tuple>(max_version)[0]) >= 1;
+        return versioned ? versioned_capsule() : legacy_capsule();
+    }
+
+private:
+    template <class Managed>
+    Managed* managed() const {
+        auto fresh = std::make_unique<Managed>();
+        fresh->dl_tensor = buffer_->view();
+        fresh->manager_ctx = new std::shared_ptr<Buffer>(buffer_);
+        fresh->deleter = [](Managed* self) {  // needs no GIL: nothing of Python's hangs on the buffer
+            delete static_cast<std::shared_ptr<Buffer>*>(self->manager_ctx);
+            delete self;
+        };
+        return fresh.release();
+    }
+    template <class Managed>
+    static py::object wrap(Managed* managed, const char* name, PyCapsule_Destructor destructor) {
+        PyObject* capsule = PyCapsule_New(managed, name, destructor);
+        if (capsule == nullptr) {
+            managed->deleter(managed);
+            throw py::error_already_set();
+        }
+        return py::reinterpret_steal<py::object>(capsule);
+    }
+    py::object versioned_capsule() const {
+        auto* fresh = managed<DLManagedTensorVersioned>();
+        fresh->version = {DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION};
+        fresh->flags = 0;
+        return wrap(fresh, "dltensor_versioned", [](PyObject* capsule) {
+            if (PyCapsule_IsValid(capsule, "dltensor_versioned") == 0) return;  // consumed: no longer ours
+            auto* owned = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
+            owned->deleter(owned);
+        });
+    }
+    py::object legacy_capsule() const {
+        return wrap(managed<DLManagedTensor>(), "dltensor", [](PyObject* capsule) {
+            if (PyCapsule_IsValid(capsule, "dltensor") == 0) return;
+            auto* owned = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
+            owned->deleter(owned);
+        });
+    }
+
+    std::shared_ptr<Buffer> buffer_;
+};
+
+py::dtype numpy_dtype(DType dtype) {
+    switch (dtype) {
+        case DType::float64: return py::dtype(12);
+        case DType::float32: return py::dtype(11);
+        case DType::float16: return py::dtype(23);
+        default: return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
+    }
+}
+
+// Where an importing library keeps from_dlpack: its array namespace, else its top-level module.
+py::object importer_of(py::handle object) {
+    if (py::hasattr(object, "__array_namespace__")) {
+        const py::object space = object.attr("__array_namespace__")();
+        if (py::hasattr(space, "from_dlpack")) return space.attr("from_dlpack");
+    }
+    const std::string module = py::str(py::type::handle_of(object).attr("__module__"));
+    const py::object top = py::module_::import(module.substr(0, module.find('.')).c_str());
+    if (py::hasattr(top, "from_dlpack")) return top.attr("from_dlpack");
+    return py::module_::import("numpy").attr("from_dlpack");
+}
+
+void set_error(void* context, const char* kind, const char* message) {
+    *static_cast<std::string*>(context) = std::string(kind) + ": " + message;
+}
+
+struct Extent {
+    const char *first, *last;  // one past
+    bool empty;
+};
+
+Extent extent(const Tensor& t) {
+    const char* base = static_cast<const char*>(t.data());
+    std::int64_t low = 0, high = 0;
+    for (int i = 0; i < t.ndim(); ++i) {
+        if (t.shape()[i] == 0) return {base, base, true};
+        const std::int64_t reach = (t.shape()[i] - 1) * t.strides()[i];
+        (reach < 0 ? low : high) += reach;
+    }
+    const std::int64_t size = itemsize(t.dtype());
+    return {base + low * size, base + (high + 1) * size, false};
+}
+
+// NumPy decides exactly whether two strided views share an element; a dummy base keeps it from copying.
+py::array numpy_view(const Tensor& t) {
+    std::vector<py::ssize_t> shape(t.shape(), t.shape() + t.ndim()), strides(shape.size());
+    for (std::size_t i = 0; i < shape.size(); ++i) strides[i] = t.strides()[i] * itemsize(t.dtype());
+    const py::dtype raw = py::dtype("V" + std::to_string(itemsize(t.dtype())));
+    return py::array(raw, shape, strides, t.data(), py::none());
+}
+
+bool same_layout(const Tensor& a, const Tensor& b) {
+    if (a.data() != b.data() || a.dtype() != b.dtype() || a.ndim() != b.ndim()) return false;
+    for (int i = 0; i < a.ndim(); ++i) {
+        if (a.shape()[i] != b.shape()[i] || (a.shape()[i] > 1 && a.strides()[i] != b.strides()[i])) return false;
+    }
+    return true;
+}
+
+// Sorted by stride, each axis must step over everything below it. Exotic as_strided views without overlap fail too.
+bool overlaps_itself(const Tensor& t) {
+    std::vector<std::pair<std::int64_t, std::int64_t>> axes;
+    for (int i = 0; i < t.ndim(); ++i) {
+        if (t.shape()[i] > 1) axes.emplace_back(std::abs(t.strides()[i]), t.shape()[i]);
+    }
+    std::sort(axes.begin(), axes.end());
+    std::int64_t reach = 0;
+    for (const auto& [stride, count] : axes) {
+        if (stride <= reach) return true;
+        reach += stride * (count - 1);
+    }
+    return false;
+}
+
+}  // namespace
+
+NewArray::NewArray(const Tensor& like, DType dtype, int ndim, const std::int64_t* shape)
+    : dtype_(dtype), shape_(shape, shape + ndim), strides_(shape_.size()) {
+    std::int64_t step = 1;
+    for (std::size_t i = shape_.size(); i-- > 0;) {
+        strides_[i] = step;
+        step *= shape_[i];
+    }
+    if (like.exchange_ != nullptr) {
+        const DLPackExchangeAPI& api = *like.exchange_->api;
+        DLTensor prototype{nullptr, {kDLCPU, 0}, ndim, dl_type(dtype), shape_.data(), nullptr, 0};
+        DLManagedTensorVersioned* managed = nullptr;
+        std::string error;
+        if (api.managed_tensor_allocator(&prototype, &managed, &error, set_error) != 0) {
+            PyErr_Clear();
+            throw std::runtime_error(std::string(like.framework_) + " could not allocate the result: " + error);
+        }
+        data_ = static_cast<char*>(managed->dl_tensor.data) + managed->dl_tensor.byte_offset;
+        void* object = nullptr;
+        if (api.managed_tensor_to_py_object_no_sync(managed, &object) != 0) throw py::error_already_set();
+        object_ = py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+        return;
+    }
+    const bool imported = like.held_ != nullptr || like.held_legacy_ != nullptr;
+    if (imported && !PyCapsule_CheckExact(like.object_.ptr())) {
+        importer_ = importer_of(like.object_);
+        auto buffer = std::make_shared<Buffer>(dtype, shape_, strides_);
+        data_ = buffer->data;
+        object_ = py::cast(Exporter(std::move(buffer)));
+        return;
+    }
+    const std::vector<py::ssize_t> dims(shape, shape + ndim);
+    py::array array(numpy_dtype(dtype), dims);
+    data_ = array.mutable_data();
+    object_ = std::move(array);
+}
+
+py::object NewArray::finish() { return importer_ ? importer_(object_) : std::move(object_); }
+
+void require_same(const Tensor& a, const Tensor& b, bool same_dtype) {
+    const Where wa = a.where(), wb = b.where();
+    if (std::string_view(a.framework()) != b.framework()) {
+        throw py::type_error(std::string(wa.function) + ": " + wa.argument + " is a " + a.framework() + " array and " +
+                             wb.argument + " a " + b.framework() + " array; they must come from one library");
+    }
+    if (same_dtype && a.dtype() != b.dtype()) {
+        throw py::type_error(std::string(wa.function) + ": " + wa.argument + " is " + to_string(a.dtype()) + " and " +
+                             wb.argument + " is " + to_string(b.dtype()) + "; they must be of one dtype");
+    }
+}
+
+void require_no_overlap(const Tensor& out, const Tensor& in) {
+    const std::string subject = std::string(out.where().function) + ": " + out.where().argument;
+    if (overlaps_itself(out)) throw py::value_error(subject + " has elements that share memory (a broadcast view?)");
+    if (same_layout(out, in)) return;
+    const Extent a = extent(out), b = extent(in);
+    if (a.empty || b.empty || a.last <= b.first || b.last <= a.first) return;
+    bool share = true;
+    try {
+        const py::object max_work = py::int_(100000);
+        share = py::cast<bool>(
+            py::module_::import("numpy").attr("shares_memory")(numpy_view(out), numpy_view(in), max_work));
+    } catch (const py::error_already_set& error) {
+        // Too hard to decide: taken for an overlap, which costs the caller a copy and never a wrong result.
+        if (!error.matches(py::module_::import("numpy.exceptions").attr("TooHardError"))) throw;
+    }
+    if (share) {
+        throw py::value_error(subject + " overlaps " + in.where().argument +
+                              "; pass the very same array to work in place, or memory of its own");
+    }
+}
+
+namespace {
+
+bool python_interrupted(void* context) {
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() == 0) return false;
+    *static_cast<bool*>(context) = true;  // the exception waits in this thread's state
+    return true;
+}
+
+}  // namespace
+
+void run_released(double flops, void (*work)(void* context), void* context) {
+    if (flops < worth_releasing) return work(context);
+    bool interrupted = false;
+    try {
+        const py::gil_scoped_release released;
+        const PollScope poll(python_interrupted, &interrupted);
+        work(context);
+    } catch (const Cancelled&) {
+        if (interrupted) throw py::error_already_set();
+        throw;
+    }
+}
+
+void bind_tensor(py::module_& m) {
+    py::class_<Exporter>(m, "_Exporter")
+        .def("__dlpack__", &Exporter::capsule, py::kw_only(), py::arg("stream") = py::none(),
+             py::arg("max_version") = py::none(), py::arg("dl_device") = py::none(), py::arg("copy") = py::none())
+        .def("__dlpack_device__", [](py::handle self) { return Exporter::device(self); });
+
+    // What three array arguments cost, for bench/overhead.py.
+    m.def("_touch3", [](py::handle a, py::handle b, py::handle c) {
+        const Tensor ta(a, {"_touch3", "a"}, float64_float32_bfloat16);
+        const Tensor tb(b, {"_touch3", "b"}, float64_float32_bfloat16);
+        const Tensor tc(c, {"_touch3", "c"}, float64_float32_bfloat16);
+    });
+    m.def("_nothing3", [](py::handle, py::handle, py::handle) {});
+}
+
+}  // namespace raphson::bindings

@@ -1,0 +1,95 @@
+// Copies of the operands in the order in which the kernels read them, and the mirrored store of symmetric results.
+#pragma once
+
+#include "format.h"
+
+RAPHSON_ISA_BEGIN
+
+// Rows of A as they are, one block of k, `a_stride` operands apart: a multiple of a vector, filled up with zeros.
+template <class F>
+inline void pack_rows(const typename F::Store* a, std::int64_t stride, std::int64_t rows, std::int64_t entries,
+                      typename F::Operand* out, std::int64_t out_stride) {
+    constexpr int chunk = vector_width<F> * F::depth;
+    for (std::int64_t i = 0; i < rows; ++i) {
+        const typename F::Store* from = a + i * stride;
+        typename F::Operand* to = out + i * out_stride;
+        std::int64_t p = 0;
+        for (; p + chunk <= entries; p += chunk) F::put(to + p, F::fetch(from + p, chunk));
+        if (p < entries) F::put(to + p, F::fetch(from + p, static_cast<int>(entries - p)));
+    }
+}
+
+// Columns of B (entries × columns, row major) in panels, each `steps` long, zeros to the right.
+template <class F>
+inline void pack_columns(const typename F::Store* b, std::int64_t stride, std::int64_t entries, std::int64_t columns,
+                         typename F::Operand* out) {
+    constexpr int width = vector_width<F>;
+    const std::int64_t steps = (entries + F::depth - 1) / F::depth;
+    for (std::int64_t s = 0; s < steps; ++s) {
+        const typename F::Store* from = b + s * F::depth * stride;
+        const int rows = entries - s * F::depth < F::depth ? 1 : F::depth;
+        typename F::Operand* to = out + s * panel_step<F>;
+        for (std::int64_t j = 0; j < columns; j += panel_width<F>, to += steps * panel_step<F>) {
+            const int left = static_cast<int>(columns - j < panel_width<F> ? columns - j : panel_width<F>);
+            F::put(to, F::step(from + j, stride, rows, left));
+            const auto second = left > width ? F::step(from + j + width, stride, rows, left - width)
+                                             : zero<typename F::Sum>();
+            F::put(to + width * F::depth, second);
+        }
+    }
+}
+
+// The same panels of B = Xᵀ from rows of X (columns × entries).
+template <class F>
+inline void pack_transposed(const typename F::Store* x, std::int64_t stride, std::int64_t entries, std::int64_t columns,
+                            typename F::Operand* out) {
+    constexpr int width = vector_width<F>;
+    constexpr int chunk = width * F::depth;
+    const std::int64_t steps = (entries + F::depth - 1) / F::depth;
+    const std::int64_t halves = (columns + panel_width<F> - 1) / panel_width<F> * 2;
+    for (std::int64_t h = 0; h < halves; ++h) {
+        typename F::Operand* panel = out + h / 2 * steps * panel_step<F> + h % 2 * chunk;
+        for (std::int64_t s = 0; s < steps; s += width) {
+            const std::int64_t left = entries - s * F::depth;
+            const int count = static_cast<int>(left < chunk ? left : chunk);
+            Vec<typename F::Sum> block[width];
+            RAPHSON_UNROLL
+            for (int i = 0; i < width; ++i) {
+                const std::int64_t row = h * width + i;
+                block[i] = row < columns ? F::fetch(x + row * stride + s * F::depth, count) : zero<typename F::Sum>();
+            }
+            transpose(block);
+            const std::int64_t end = steps - s < width ? steps - s : width;
+            RAPHSON_UNROLL
+            for (int i = 0; i < width; ++i) {
+                if (i < end) F::put(panel + (s + i) * panel_step<F>, block[i]);
+            }
+        }
+    }
+}
+
+// C's entries right of the diagonal in the columns i0 … i1-1 = the entries mirrored at it, for the rows j0 … j1-1, where
+// i0 ≥ j0 and i0 = j0 or i0 ≥ j1.
+template <class F>
+inline void mirror(typename F::Store* c, std::int64_t stride, std::int64_t i0, std::int64_t i1, std::int64_t j0,
+                   std::int64_t j1) {
+    constexpr int width = vector_width<F>;
+    for (std::int64_t i = i0; i < i1; i += width) {
+        for (std::int64_t j = j0; j < j1 && j <= i; j += width) {
+            if (i != j && i + width <= i1 && j + width <= j1) {
+                Vec<typename F::Sum> block[width];
+                RAPHSON_UNROLL
+                for (int r = 0; r < width; ++r) block[r] = load(c + (i + r) * stride + j);
+                transpose(block);
+                RAPHSON_UNROLL
+                for (int r = 0; r < width; ++r) store(c + (j + r) * stride + i, block[r]);
+                continue;
+            }
+            for (std::int64_t q = j; q < j + width && q < j1; ++q) {
+                for (std::int64_t p = i > q ? i : q + 1; p < i + width && p < i1; ++p) c[q * stride + p] = c[p * stride + q];
+            }
+        }
+    }
+}
+
+RAPHSON_ISA_END

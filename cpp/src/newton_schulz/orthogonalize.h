@@ -1,0 +1,34 @@
+// The family's entry below the typed public one: what bindings of any language call.
+#pragma once
+
+#include <cstdint>
+
+#include "newton_schulz/passes.h"
+#include "raphson/newton_schulz.h"
+
+namespace raphson {
+
+// Any number of axes in the caller's memory; the last two are the matrix.
+struct BatchRef {
+    void* data;
+    DType dtype;
+    int ndim;
+    const std::int64_t* shape;
+    const std::int64_t* strides;  // in elements
+
+    std::int64_t rows() const { return shape[ndim - 2]; }
+    std::int64_t cols() const { return shape[ndim - 1]; }
+    std::int64_t count() const;                   // matrices
+    MatrixRef matrix(std::int64_t index) const;   // in C order of the leading axes
+};
+
+// Argument rules of the family; std::invalid_argument names the argument, both shapes and what was expected.
+void check_orthogonalize(const BatchRef& x, const BatchRef& out, const OrthogonalizeOptions& options);
+
+void orthogonalize(const BatchRef& x, const BatchRef& out, const Schedule& schedule, const OrthogonalizeOptions& options);
+
+// Floating-point operations of `steps` steps on a rows×cols matrix, symmetric products counted once: 3m²n + m³ a
+// quintic step. Below a threshold of these the bindings keep the GIL.
+double orthogonalize_flops(std::int64_t rows, std::int64_t cols, std::int64_t steps);
+
+}  // namespace raphson

@@ -1,0 +1,225 @@
+// The passes over the caller's arrays: one read for the norm and the finite check, one to bring a matrix into the
+// iteration's precision and layout, one to bring the result back.
+#include <cmath>
+#include <cstdint>
+
+#include "common/simd.h"
+#include "common/threads.h"
+#include "common/workspace.h"
+#include "isa.h"
+#include "newton_schulz/passes.h"
+
+RAPHSON_ISA_BEGIN
+namespace {
+
+using std::int64_t;
+
+// Elements a task touches: large enough to hide what starting it costs, small enough to share a 256×256 matrix.
+constexpr int64_t task_elements = int64_t{1} << 15;
+constexpr int64_t tile = 32;  // of the transposing copies: 32×32 doubles stay in L1 on both sides
+constexpr int lanes = 16;     // of the sums: the same on every ISA, so their bits are too
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <class T>
+double value(T x) {
+    return static_cast<double>(x);
+}
+template <>
+double value<bfloat16>(bfloat16 x) {
+    return static_cast<double>(widen(x));
+}
+template <class T>
+T rounded(double x) {
+    return static_cast<T>(x);
+}
+template <>
+bfloat16 rounded<bfloat16>(double x) {
+    return narrow(static_cast<float>(x));
+}
+
+struct RowBlocks {
+    int64_t rows_per_task, tasks;
+    RowBlocks(int64_t rows, int64_t cols)
+        : rows_per_task(cols == 0 ? rows : (task_elements + cols - 1) / cols),
+          tasks(rows == 0 || cols == 0 ? 0 : (rows + rows_per_task - 1) / rows_per_task) {}
+};
+
+// ---- scan ----------------------------------------------------------------------------------------------------------
+
+struct Partial {
+    double sum, max;
+};
+
+template <class T>
+void scan_row(const T* x, int64_t n, int64_t stride, double inverse_unit, double* sum, double* max) {
+    int64_t j = 0;
+    if (stride == 1) {
+        for (; j + lanes <= n; j += lanes) {
+            for (int l = 0; l < lanes; ++l) {
+                const double v = value(x[j + l]) * inverse_unit;
+                const double size = std::fabs(v);
+                sum[l] += v * v;
+                max[l] = size > max[l] ? size : max[l];
+            }
+        }
+    }
+    for (; j < n; ++j) {
+        const double v = value(x[j * stride]) * inverse_unit;
+        const double size = std::fabs(v);
+        sum[j % lanes] += v * v;
+        max[j % lanes] = size > max[j % lanes] ? size : max[j % lanes];
+    }
+}
+
+struct ScanJob {
+    const MatrixRef* x;
+    double inverse_unit;
+    RowBlocks blocks;
+    Partial* partials;
+};
+
+template <class T>
+void scan_task(void* context, int64_t task) {
+    const ScanJob& job = *static_cast<const ScanJob*>(context);
+    const MatrixRef& x = *job.x;
+    double sum[lanes] = {}, max[lanes] = {};
+    const int64_t first = task * job.blocks.rows_per_task;
+    const int64_t last = smaller(first + job.blocks.rows_per_task, x.rows);
+    for (int64_t i = first; i < last; ++i) {
+        scan_row(static_cast<const T*>(x.data) + i * x.row_stride, x.cols, x.col_stride, job.inverse_unit, sum, max);
+    }
+    for (int width = lanes / 2; width > 0; width /= 2) {
+        for (int l = 0; l < width; ++l) {
+            sum[l] += sum[l + width];
+            max[l] = max[l] > max[l + width] ? max[l] : max[l + width];
+        }
+    }
+    job.partials[task] = {sum[0], max[0]};
+}
+
+template <class T>
+Partial scan_scaled(const MatrixRef& x, double inverse_unit) {
+    ScanJob job{&x, inverse_unit, RowBlocks(x.rows, x.cols), nullptr};
+    Partial one{0, 0};
+    if (job.blocks.tasks == 1) {
+        job.partials = &one;
+        scan_task<T>(&job, 0);
+        return one;
+    }
+    Workspace scratch;
+    job.partials = static_cast<Partial*>(scratch.take(static_cast<std::size_t>(job.blocks.tasks) * sizeof(Partial)));
+    parallel_for(job.blocks.tasks, scan_task<T>, &job);
+    if (cancelled()) return one;
+    for (int64_t t = 0; t < job.blocks.tasks; ++t) {
+        one.sum += job.partials[t].sum;
+        one.max = one.max > job.partials[t].max ? one.max : job.partials[t].max;
+    }
+    return one;
+}
+
+template <class T>
+MatrixScan scan_as(const MatrixRef& x) {
+    Partial p = scan_scaled<T>(x, 1.0);
+    double unit = 1;
+    if (std::isnan(p.sum)) return {p.sum, p.sum, unit};  // a NaN never wins the maximum, but always reaches the sum
+    // float64 entries alone can be so large or small that their squares leave float64.
+    if (p.max > 0 && !std::isinf(p.max) && (p.max > 0x1p+480 || p.max < 0x1p-480)) {
+        int exponent = 0;
+        (void)std::frexp(p.max, &exponent);
+        if (exponent < -1000) exponent = -1000;  // keeps 1 / unit finite
+        unit = std::ldexp(1.0, exponent);
+        p = scan_scaled<T>(x, 1 / unit);
+    }
+    return {p.max * unit, p.sum, unit};
+}
+
+MatrixScan scan(const MatrixRef& given) {
+    const bool along_rows = given.col_stride == 1 || given.row_stride != 1;
+    const MatrixRef x = along_rows ? given : given.transposed();
+    switch (x.dtype) {
+        case DType::float64: return scan_as<double>(x);
+        case DType::float32: return scan_as<float>(x);
+        default: return scan_as<bfloat16>(x);
+    }
+}
+
+// ---- load and store ------------------------------------------------------------------------------------------------
+
+struct CopyJob {
+    const void* from;
+    void* to;
+    int64_t rows, cols;
+    int64_t from_row, from_col, to_row, to_col;  // strides
+    double scale, rescale;                       // multiplied one after the other: either alone may leave float64
+    RowBlocks blocks;
+};
+
+template <class From, class To>
+To convert(From x, double scale, double rescale) {
+    return rounded<To>(value(x) * scale * rescale);
+}
+
+template <class From, class To>
+void copy_task(void* context, int64_t task) {
+    const CopyJob& job = *static_cast<const CopyJob*>(context);
+    const From* from = static_cast<const From*>(job.from);
+    To* to = static_cast<To*>(job.to);
+    const int64_t first = task * job.blocks.rows_per_task;
+    const int64_t last = smaller(first + job.blocks.rows_per_task, job.rows);
+    if (job.from_col == 1 && job.to_col == 1) {
+        for (int64_t i = first; i < last; ++i) {
+            const From* source = from + i * job.from_row;
+            To* target = to + i * job.to_row;
+            for (int64_t j = 0; j < job.cols; ++j) target[j] = convert<From, To>(source[j], job.scale, job.rescale);
+        }
+        return;
+    }
+    for (int64_t i0 = first; i0 < last; i0 += tile) {
+        const int64_t i1 = smaller(i0 + tile, last);
+        for (int64_t j0 = 0; j0 < job.cols; j0 += tile) {
+            const int64_t j1 = smaller(j0 + tile, job.cols);
+            for (int64_t i = i0; i < i1; ++i) {
+                for (int64_t j = j0; j < j1; ++j) {
+                    to[i * job.to_row + j * job.to_col] =
+                        convert<From, To>(from[i * job.from_row + j * job.from_col], job.scale, job.rescale);
+                }
+            }
+        }
+    }
+}
+
+template <class From>
+void copy_from(DType to, CopyJob& job) {
+    switch (to) {
+        case DType::float64: return parallel_for(job.blocks.tasks, copy_task<From, double>, &job);
+        case DType::float32: return parallel_for(job.blocks.tasks, copy_task<From, float>, &job);
+        default: return parallel_for(job.blocks.tasks, copy_task<From, bfloat16>, &job);
+    }
+}
+
+void copy(DType from, DType to, CopyJob job) {
+    switch (from) {
+        case DType::float64: return copy_from<double>(to, job);
+        case DType::float32: return copy_from<float>(to, job);
+        default: return copy_from<bfloat16>(to, job);
+    }
+}
+
+void load(const MatrixRef& x, double scale, double rescale, DType to, void* dst) {
+    copy(x.dtype, to,
+         {x.data, dst, x.rows, x.cols, x.row_stride, x.col_stride, x.cols, 1, scale, rescale, RowBlocks(x.rows, x.cols)});
+}
+
+void store(DType from, const void* src, const MatrixRef& out) {
+    copy(from, out.dtype,
+         {src, out.data, out.rows, out.cols, out.cols, 1, out.row_stride, out.col_stride, 1, 1,
+          RowBlocks(out.rows, out.cols)});
+}
+
+}  // namespace
+
+extern const NewtonSchulzTable newton_schulz_table;
+const NewtonSchulzTable newton_schulz_table{scan, load, store};
+
+RAPHSON_ISA_END

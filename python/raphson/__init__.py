@@ -1,0 +1,20 @@
+"""raphson: Newton-type numerical kernels for anyone who has an array.
+
+Newton–Schulz matrix iterations today; entropic optimal transport, inverse-Hessian-vector products and sketched Newton
+solvers are being built on the same ground. See https://pypi.org/project/raphson or the README for what works.
+"""
+
+from raphson._config import build_info, get_num_threads, set_num_threads
+from raphson._results import ConvergenceWarning
+from raphson.newton_schulz import orthogonalize
+
+__version__: str = build_info()["version"]
+
+__all__ = [
+    "ConvergenceWarning",
+    "__version__",
+    "build_info",
+    "get_num_threads",
+    "orthogonalize",
+    "set_num_threads",
+]

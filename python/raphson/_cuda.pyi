@@ -1,0 +1,3 @@
+"""Types of the CUDA module, which is there only where nvcc was at build time."""
+
+def device_count() -> int: ...

@@ -1,0 +1,43 @@
+"""How solvers say what they reached: one vocabulary for all families."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Final
+
+__all__ = ["STATUSES", "ConvergenceWarning", "warn_not_converged"]
+
+#: Every ``status`` a result can carry.
+#:
+#: ``converged``        the residual, measured on what is returned, is within the tolerance;
+#: ``max_iter``         the iteration limit came first;
+#: ``precision_floor``  the tolerance lies below what the precision can reach, and that level was reached;
+#: ``stalled``          no further progress, although neither was reached;
+#: ``stopped``          a callback or an interrupt ended the run;
+#: ``infeasible``       the problem has no solution;
+#: ``breakdown``        the iteration left the finite numbers; the last finite iterate is returned.
+STATUSES: Final = ("converged", "max_iter", "precision_floor", "stalled", "stopped", "infeasible", "breakdown")
+
+
+class ConvergenceWarning(UserWarning):
+    """A solver stopped before its residual reached the tolerance; given once a call."""
+
+
+def warn_not_converged(function: str, status: str, residual: float, tol: float, hint: str, *, stacklevel: int = 3) -> None:
+    """Give the one :class:`ConvergenceWarning` of a call.
+
+    Parameters
+    ----------
+    function : str
+        Name the user called.
+    status : str
+        One of :data:`STATUSES`.
+    residual, tol : float
+        The residual measured on what is returned, and what was asked for.
+    hint : str
+        One sentence on what to try.
+    """
+    if status not in STATUSES:
+        raise ValueError(f"unknown status {status!r}")
+    message = f"{function} did not converge ({status}): residual {residual:.3g}, tolerance {tol:.3g}. {hint}"
+    warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel)
