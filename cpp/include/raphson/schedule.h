@@ -22,11 +22,11 @@ enum class Normalize {
 };
 
 // A table that maps singular values in [lower, 1] towards 1: every step is the odd polynomial of the given degree (3 or
-// 5) that is nearest to 1 on the interval the steps before it leave (Amsel et al., Polar Express, arXiv 2505.16932,
-// algorithm 1; CANS, 2506.10935, is the same with neither cushion nor safety). `cushion` solves on
-// [max(l, cushion·u), u] instead of [l, u], so that values just below 1 do not oscillate, and centres the outcome on 1
-// again. `safety` replaces p(x) by p(x / (1 + safety)) in all steps but the last, as published: each of them then takes
-// inputs that rounding has pushed up to 1 + safety times above the interval. Degree 3 gives c = 0.
+// 5) that is nearest to 1 on the interval the steps before it leave (Amsel et al., Polar Express, arXiv 2505.16932;
+// CANS, arXiv 2506.10935, is the same with neither cushion nor safety). `cushion` solves on [max(l, cushion·u), u]
+// instead of [l, u], so that values in mid-interval are not thrown back to p(l), and centres the outcome on 1 again.
+// `safety` replaces p(x) by p(x / (1 + safety)) in all steps but the last, as published: each of them then takes inputs
+// that rounding has pushed up to 1 + safety times above the interval. Degree 3 gives c = 0.
 // std::invalid_argument unless 0 < lower < 1, 1 ≤ steps ≤ 100, safety ≥ 0 and 0 ≤ cushion < 1.
 std::vector<Step> minimax_schedule(double lower, int steps, int degree = 5, double safety = 0.02,
                                    double cushion = 0.02);
@@ -42,7 +42,7 @@ public:
     // are said to converge when singular values tend to 1 as steps are added.
 
     // Jordan et al., Muon (github.com/KellerJordan/Muon): one fixed quintic, chosen for its slope at 0. Does not
-    // converge: singular values end in about [0.68, 1.20]. Frobenius × 1.
+    // converge: singular values that are large enough end in about [0.68, 1.20]. Frobenius × 1.
     static Schedule muon(int steps = 5);
     // You Jiacheng's five tuned quintics, the default of microsoft/dion. Do not converge: about [0.69, 1.15].
     // Frobenius × 1.

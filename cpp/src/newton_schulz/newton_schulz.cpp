@@ -4,11 +4,11 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
-#include <utility>
-#include <vector>
+#include <type_traits>
 
 #include "common/threads.h"
 #include "common/workspace.h"
+#include "newton_schulz/iterate.h"
 #include "newton_schulz/orthogonalize.h"
 #include "raphson/runtime.h"
 #include "raphson/status.h"
@@ -32,93 +32,82 @@ MatrixRef BatchRef::matrix(std::int64_t index) const {
     return {first, dtype, rows(), cols(), strides[ndim - 2], strides[ndim - 1]};
 }
 
-double orthogonalize_flops(std::int64_t rows, std::int64_t cols, std::int64_t steps) {
-    const double m = static_cast<double>(rows < cols ? rows : cols), n = static_cast<double>(rows < cols ? cols : rows);
-    return static_cast<double>(steps) * (3 * m * m * n + m * m * m);
-}
-
 namespace {
 
-const GemmFunctions<double, double>& products(const GemmTable& gemm, double) { return gemm.f64; }
-const GemmFunctions<float, float>& products(const GemmTable& gemm, float) { return gemm.f32; }
-const GemmFunctions<bfloat16, float>& products(const GemmTable& gemm, bfloat16) { return gemm.bf16; }
-
-// The iteration on x (m×n, m ≤ n, contiguous) with y a buffer of the same size and a, b of m×m; returns x or y.
-template <class P, class Scalar>
-P* iterate(const GemmFunctions<P, Scalar>& gemm, const std::vector<Step>& steps, std::int64_t m, std::int64_t n, P* x,
-           P* y, P* a, P* b) {
-    for (const Step& step : steps) {
-        const auto sa = static_cast<Scalar>(step.a), sb = static_cast<Scalar>(step.b), sc = static_cast<Scalar>(step.c);
-        gemm.gram(m, n, 1, x, n, a, m);
-        if (step.c != 0) {
-            gemm.symmetric(m, sc, a, m, a, m, sb, a, m, b, m);
-            gemm.product(m, n, m, 1, b, m, x, n, sa, x, n, y, n);
-        } else {
-            gemm.product(m, n, m, sb, a, m, x, n, sa, x, n, y, n);
-        }
-        if (cancelled()) break;
-        std::swap(x, y);
-    }
-    return x;
-}
-
-struct Job {
-    const BatchRef* x;
-    const BatchRef* out;
-    const Schedule* schedule;
-    const OrthogonalizeOptions* options;
-    const KernelTable* table;
-    MatrixScan* scans;
-    DType precision;
+// One matrix of one array.
+struct Task {
+    const OrthogonalizeItem* item;
+    std::int64_t index;
+    MatrixScan scan;
 };
 
-template <class P>
-void orthogonalize_matrix(const Job& job, std::int64_t index) {
-    MatrixRef x = job.x->matrix(index), out = job.out->matrix(index);
-    if (x.rows > x.cols) {
+struct Job {
+    Task* tasks;
+    const OrthogonalizeOptions* options;
+    const KernelTable* table;
+};
+
+void orthogonalize_matrix(const Job& job, const Task& task) {
+    const OrthogonalizePlan& plan = *task.item->plan;
+    MatrixRef x = task.item->x.matrix(task.index), out = task.item->out.matrix(task.index);
+    if (plan.transposed) {
         x = x.transposed();
         out = out.transposed();
     }
     const auto m = static_cast<std::size_t>(x.rows), n = static_cast<std::size_t>(x.cols);
+    const auto size = static_cast<std::size_t>(itemsize(plan.precision));
     Workspace scratch;
-    auto* x0 = static_cast<P*>(scratch.take(m * n * sizeof(P)));
-    auto* x1 = static_cast<P*>(scratch.take(m * n * sizeof(P)));
-    auto* a = static_cast<P*>(scratch.take(m * m * sizeof(P)));
-    auto* b = static_cast<P*>(scratch.take(m * m * sizeof(P)));
+    IterationBuffers buffers{};
+    buffers.x = scratch.take(m * n * size);
+    buffers.y = scratch.take(m * n * size);
+    for (int i = 0; i < square_buffers(plan.method); ++i) buffers.square[i] = scratch.take(m * m * size);
+    if (plan.normalize != Normalize::frobenius) buffers.factors = static_cast<double*>(scratch.take(m * sizeof(double)));
 
-    const MatrixScan& scan = job.scans[index];
-    const double norm = std::sqrt(scan.sum_squares);  // in units of scan.unit, as is everything below
-    const double floor = job.options->eps * scan.max_abs / scan.unit;
-    const double divisor = std::max(job.schedule->norm_factor() * norm, floor);
+    const MatrixScan& scan = task.scan;
+    const double factor = plan.normalize == Normalize::frobenius ? plan.norm_factor : 1;
+    const double norm = factor * std::sqrt(scan.sum_squares);  // in units of scan.unit, as is the floor
+    const double divisor = std::max(norm, job.options->eps * (scan.max_abs / scan.unit));
     const double scale = divisor == 0 ? 0 : 1 / divisor;  // a zero matrix stays zero
     const NewtonSchulzTable& passes = job.table->newton_schulz;
-    passes.load(x, 1 / scan.unit, scale, job.precision, x0);
-    const P* result = iterate(products(job.table->gemm, P{}), job.schedule->steps(), x.rows, x.cols, x0, x1, a, b);
+    passes.load(x, 1 / scan.unit, scale, plan.precision, buffers.x);
+    if (cancelled()) return;
+    const void* result = iterate(*job.table, plan, job.options->eps, x.rows, x.cols, buffers);
     if (cancelled()) return;
     const PollPause complete;  // from here on the matrix is written whole
-    passes.store(job.precision, result, out);
+    passes.store(plan.precision, result, out);
 }
 
 void matrix_task(void* context, std::int64_t index) {
     const Job& job = *static_cast<const Job*>(context);
-    switch (job.precision) {
-        case DType::float64: return orthogonalize_matrix<double>(job, index);
-        case DType::float32: return orthogonalize_matrix<float>(job, index);
-        default: return orthogonalize_matrix<bfloat16>(job, index);
-    }
+    orthogonalize_matrix(job, job.tasks[index]);
 }
 
 void scan_task(void* context, std::int64_t index) {
     const Job& job = *static_cast<const Job*>(context);
-    job.scans[index] = job.table->newton_schulz.scan(job.x->matrix(index));
+    Task& task = job.tasks[index];
+    task.scan = job.table->newton_schulz.scan(task.item->x.matrix(task.index));
 }
 
-void for_each_matrix(std::int64_t count, TaskFn task, Job& job) {
-    // As many matrices as divide evenly run one a thread, everything in that core's cache; the rest share all threads.
+// A matrix alone on one thread stays in that core's cache, so that is how most of a batch runs. All threads share one
+// matrix where there are too few to keep every thread busy: a matrix larger than a thread's share of what is left, and
+// the remainder of a small number of equal ones. The tasks come largest first. No choice here changes a result.
+std::int64_t count_shared(const Task* tasks, std::int64_t count) {
+    constexpr double worth_sharing = 2e7;  // flops; below, meeting between products costs more than it gains
     const std::int64_t threads = get_num_threads();
-    const std::int64_t alone = count < threads ? 0 : count - count % threads;
-    parallel_for(alone, task, &job);
-    for (std::int64_t i = alone; i < count && !poll_cancelled(); ++i) task(&job, i);
+    if (threads == 1) return 0;
+    double left = 0;
+    for (std::int64_t i = 0; i < count; ++i) left += tasks[i].item->plan->flops;
+    std::int64_t shared = 0;
+    for (; shared < count; ++shared) {
+        const double flops = tasks[shared].item->plan->flops;
+        if (flops < worth_sharing) break;
+        const std::int64_t rest = count - shared;
+        const bool dominates = flops * static_cast<double>(threads) > left;
+        const bool odd_one = rest < 4 * threads && rest % threads != 0;
+        if (!dominates && !odd_one) break;
+        left -= flops;
+    }
+    return shared;
 }
 
 template <class T>
@@ -129,25 +118,49 @@ BatchRef erase(const TensorView<T>& view) {
 
 }  // namespace
 
-void orthogonalize(const BatchRef& x, const BatchRef& out, const Schedule& schedule, const OrthogonalizeOptions& options) {
-    check_orthogonalize(x, out, options);
-    const std::int64_t count = x.count();
-    if (count == 0 || x.rows() == 0 || x.cols() == 0) return;
+void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options) {
+    std::int64_t total = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (items[i].x.rows() > 0 && items[i].x.cols() > 0) total += items[i].x.count();
+    }
+    if (total == 0) return;
     Workspace scratch;
-    auto* scans = static_cast<MatrixScan*>(scratch.take(static_cast<std::size_t>(count) * sizeof(MatrixScan)));
-    Job job{&x, &out, &schedule, &options, &kernels(), scans, options.own_precision ? x.dtype : options.precision};
-    for_each_matrix(count, scan_task, job);
+    auto* tasks = static_cast<Task*>(scratch.take(static_cast<std::size_t>(total) * sizeof(Task)));
+    Task* next = tasks;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (items[i].x.rows() == 0 || items[i].x.cols() == 0) continue;
+        for (std::int64_t k = 0; k < items[i].x.count(); ++k) *next++ = {&items[i], k, {}};
+    }
+    if (count > 1) {
+        std::stable_sort(tasks, next, [](const Task& a, const Task& b) { return a.item->plan->flops > b.item->plan->flops; });
+    }
+    Job job{tasks, &options, &kernels()};
+    parallel_for(total, scan_task, &job);
     throw_if_cancelled();
     if (options.check_finite) {
-        for (std::int64_t i = 0; i < count; ++i) {
-            if (!std::isfinite(scans[i].sum_squares)) {
-                throw std::invalid_argument("orthogonalize: x contains NaN or Inf" +
-                                            (count > 1 ? " (matrix " + std::to_string(i) + " of the batch)" : ""));
-            }
+        for (std::int64_t i = 0; i < total; ++i) {
+            if (std::isfinite(tasks[i].scan.sum_squares)) continue;
+            const std::int64_t array = tasks[i].item - items;
+            throw std::invalid_argument("orthogonalize: x contains NaN or Inf" +
+                                        (count > 1 ? " (array " + std::to_string(array) + " of the list)" : "") +
+                                        (tasks[i].item->x.count() > 1
+                                             ? " (matrix " + std::to_string(tasks[i].index) + " of the batch)"
+                                             : ""));
         }
     }
-    for_each_matrix(count, matrix_task, job);
+    const std::int64_t shared = count_shared(tasks, total);
+    for (std::int64_t i = 0; i < shared && !poll_cancelled(); ++i) orthogonalize_matrix(job, tasks[i]);
     throw_if_cancelled();
+    job.tasks += shared;
+    parallel_for(total - shared, matrix_task, &job);
+    throw_if_cancelled();
+}
+
+void orthogonalize(const BatchRef& x, const BatchRef& out, const Schedule& schedule, const OrthogonalizeOptions& options) {
+    check_orthogonalize(x, out, options);
+    const OrthogonalizePlan plan = plan_orthogonalize(x.rows(), x.cols(), x.dtype, schedule, options);
+    const OrthogonalizeItem item{x, out, &plan};
+    orthogonalize(&item, 1, options);
 }
 
 template <class T>

@@ -1,6 +1,7 @@
 // The family's entry below the typed public one: what bindings of any language call.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "newton_schulz/passes.h"
@@ -27,8 +28,18 @@ void check_orthogonalize(const BatchRef& x, const BatchRef& out, const Orthogona
 
 void orthogonalize(const BatchRef& x, const BatchRef& out, const Schedule& schedule, const OrthogonalizeOptions& options);
 
-// Floating-point operations of `steps` steps on a rows×cols matrix, symmetric products counted once: 3m²n + m³ a
-// quintic step. Below a threshold of these the bindings keep the GIL.
+// Several arrays of any shapes in one dispatch, checked by the caller; each with the plan of its shape.
+struct OrthogonalizeItem {
+    BatchRef x, out;
+    const OrthogonalizePlan* plan;
+};
+void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options);
+
+// Whether the Gram method applies Q and forms the Gram matrix anew before this step (counted from 0).
+bool gram_restarts_before(std::size_t step);
+
+// Flops of the standard method, symmetric products at half: 3m²n + m³ a quintic step. Below a threshold of these the
+// bindings keep the GIL.
 double orthogonalize_flops(std::int64_t rows, std::int64_t cols, std::int64_t steps);
 
 }  // namespace raphson

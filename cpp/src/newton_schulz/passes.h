@@ -31,6 +31,10 @@ struct NewtonSchulzTable {
     void (*load)(const MatrixRef& x, double scale, double rescale, DType to, void* dst);
     // out = src (rows×cols, row major, contiguous, of type `from`), rounded where out is narrower.
     void (*store)(DType from, const void* src, const MatrixRef& out);
+    // Σⱼ|Aᵢⱼ| of every row of a contiguous m×m matrix, in float64; returns Σ Aᵢⱼ².
+    double (*row_sums)(DType dtype, const void* a, std::int64_t m, double* sums);
+    // x (rows×cols, contiguous) ← diag(row) x diag(col), col may be null; multiplied in float64 and rounded once.
+    void (*scale)(DType dtype, void* x, std::int64_t rows, std::int64_t cols, const double* row, const double* col);
 };
 
 }  // namespace raphson

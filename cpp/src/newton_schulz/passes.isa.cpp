@@ -217,9 +217,88 @@ void store(DType from, const void* src, const MatrixRef& out) {
           RowBlocks(out.rows, out.cols)});
 }
 
+// ---- normalisation from the first Gram matrix ----------------------------------------------------------------------
+
+struct SumJob {
+    const void* a;
+    int64_t m;
+    double* sums;
+    double* squares;  // one a row
+    RowBlocks blocks;
+};
+
+template <class P>
+void sum_task(void* context, int64_t task) {
+    const SumJob& job = *static_cast<const SumJob*>(context);
+    const int64_t first = task * job.blocks.rows_per_task;
+    const int64_t last = smaller(first + job.blocks.rows_per_task, job.m);
+    for (int64_t i = first; i < last; ++i) {
+        const P* row = static_cast<const P*>(job.a) + i * job.m;
+        double sum[lanes] = {}, square[lanes] = {};
+        for (int64_t j0 = 0; j0 < job.m; j0 += lanes) {
+            const int64_t count = smaller(lanes, job.m - j0);
+            for (int64_t l = 0; l < count; ++l) {
+                const double v = value(row[j0 + l]);
+                sum[l] += std::fabs(v);
+                square[l] += v * v;
+            }
+        }
+        for (int l = 1; l < lanes; ++l) {
+            sum[0] += sum[l];
+            square[0] += square[l];
+        }
+        job.sums[i] = sum[0];
+        job.squares[i] = square[0];
+    }
+}
+
+double row_sums(DType dtype, const void* a, int64_t m, double* sums) {
+    Workspace scratch;
+    auto* squares = static_cast<double*>(scratch.take(static_cast<std::size_t>(m) * sizeof(double)));
+    SumJob job{a, m, sums, squares, RowBlocks(m, m)};
+    const TaskFn task = dtype == DType::float64   ? sum_task<double>
+                        : dtype == DType::float32 ? sum_task<float>
+                                                  : sum_task<bfloat16>;
+    parallel_for(job.blocks.tasks, task, &job);
+    double total = 0;
+    for (int64_t i = 0; !cancelled() && i < m; ++i) total += squares[i];
+    return total;
+}
+
+struct ScaleJob {
+    void* x;
+    int64_t rows, cols;
+    const double *row, *col;
+    RowBlocks blocks;
+};
+
+template <class P>
+void scale_task(void* context, int64_t task) {
+    const ScaleJob& job = *static_cast<const ScaleJob*>(context);
+    const int64_t first = task * job.blocks.rows_per_task;
+    const int64_t last = smaller(first + job.blocks.rows_per_task, job.rows);
+    for (int64_t i = first; i < last; ++i) {
+        P* x = static_cast<P*>(job.x) + i * job.cols;
+        const double factor = job.row[i];
+        if (job.col == nullptr) {
+            for (int64_t j = 0; j < job.cols; ++j) x[j] = rounded<P>(value(x[j]) * factor);
+        } else {
+            for (int64_t j = 0; j < job.cols; ++j) x[j] = rounded<P>(value(x[j]) * (factor * job.col[j]));
+        }
+    }
+}
+
+void scale(DType dtype, void* x, int64_t rows, int64_t cols, const double* row, const double* col) {
+    ScaleJob job{x, rows, cols, row, col, RowBlocks(rows, cols)};
+    const TaskFn task = dtype == DType::float64   ? scale_task<double>
+                        : dtype == DType::float32 ? scale_task<float>
+                                                  : scale_task<bfloat16>;
+    parallel_for(job.blocks.tasks, task, &job);
+}
+
 }  // namespace
 
 extern const NewtonSchulzTable newton_schulz_table;
-const NewtonSchulzTable newton_schulz_table{scan, load, store};
+const NewtonSchulzTable newton_schulz_table{scan, load, store, row_sums, scale};
 
 RAPHSON_ISA_END
