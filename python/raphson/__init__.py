@@ -6,7 +6,7 @@ solvers are being built on the same ground. See https://pypi.org/project/raphson
 
 from raphson._config import build_info, get_num_threads, set_num_threads
 from raphson._results import ConvergenceWarning
-from raphson.newton_schulz import orthogonalize
+from raphson.newton_schulz import orthogonalize, orthogonalize_many
 
 __version__: str = build_info()["version"]
 
@@ -16,5 +16,6 @@ __all__ = [
     "build_info",
     "get_num_threads",
     "orthogonalize",
+    "orthogonalize_many",
     "set_num_threads",
 ]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from raphson import _core
 
-__all__ = ["orthogonalize"]
+__all__ = ["Plan", "minimax_schedule", "orthogonalize", "orthogonalize_many", "plan", "schedule"]
 
 ArrayT = TypeVar("ArrayT")
 
@@ -36,17 +41,33 @@ def orthogonalize(
         float64, float32 or bfloat16 (NumPy users: ``ml_dtypes.bfloat16``); any strides, any number of batch axes; tall
         matrices are iterated on their transpose. Anything that speaks DLPack or the buffer protocol, or a list.
     schedule : str or array (steps, 3)
-        The rows (a, b, c). ``"polar_express"`` (default): the five minimax quintics of Amsel et al. (arXiv 2505.16932),
-        recomputed with safety 0.02 and cushion 0.02 from a smallest singular value of 1e-3 of the norm; singular values
-        above that land in [0.85, 1.15]. ``"muon"``: Jordan's (3.4445, -4.7750, 2.0315) five times. ``"you"``: You
-        Jiacheng's five. An array is used as it is, on X / ‖X‖_F.
+        The rows (a, b, c), or a name; :func:`schedule` gives the table behind a name.
+
+        ============== ===== ============================================================ =====================
+        name           steps singular values of X / norm end in                           normalisation
+        ============== ===== ============================================================ =====================
+        polar_express  5     [0.85, 1.15] from 1e-3 on (Amsel et al., arXiv 2505.16932)   Frobenius x 1.02
+        muon           5     [0.68, 1.20], one fixed quintic (Jordan)                     Frobenius
+        you            5     [0.69, 1.15] (You Jiacheng)                                  Frobenius
+        cans           5     [0.86, 1.14] from 1e-3 on (arXiv 2506.10935), safety 0.02    Frobenius
+        turbo          4     [0.69, 1.15], of the row-scaled matrix (arXiv 2512.04632)    AOL
+        root           5     up to 1.25, one quintic by shape (arXiv 2511.20626)          Frobenius
+        cubic          20    1, from below (Newton-Schulz proper)                         Frobenius
+        kovarik        13    1, from below                                                Frobenius
+        ============== ===== ============================================================ =====================
+
+        An array is used as it is, on X / ‖X‖_F.
     steps : int, optional
         Shortens the table or repeats its last row.
-    normalize : {"frobenius"}, optional
-        What X is divided by first; None is the schedule's own choice (``polar_express``: 1.02·‖X‖_F, the others ‖X‖_F).
-        The norm is accumulated in float64 whatever the dtype.
-    method : {"auto", "standard"}
-        How the polynomial is evaluated.
+    normalize : {"frobenius", "gram", "aol"}, optional
+        What X is divided by first; None is the schedule's own choice. ``"gram"``: √min(‖A‖_∞, ‖A‖_F) of the Gram matrix
+        A, which bounds the spectral norm far better than ‖X‖_F on flat spectra. ``"aol"``: row i by √Σⱼ|Aᵢⱼ|; the answer
+        is then the polar factor of the row-scaled matrix, not of X. Norms are accumulated in float64 and cost no extra
+        product.
+    method : {"auto", "standard", "gram"}
+        How the polynomial is evaluated. ``"gram"`` iterates on the m×m Gram matrix with restarts, which saves flops on
+        matrices that are not square; it runs in float32 or float64 only (bfloat16 input is widened). ``"auto"`` takes it
+        from n ≥ 1.5 m on, except in bfloat16. :func:`plan` tells.
     precision : {"float64", "float32", "bfloat16"}, optional
         Arithmetic of the iteration; None is the dtype of x. bfloat16 products accumulate in float32 and round once.
     eps : float
@@ -74,7 +95,7 @@ def orthogonalize(
 
     Notes
     -----
-    Cost: 3m²n + m³ flops a quintic step, one read of x for norm and finite check, one to load it, one write. Results are
+    Cost: 3m²n + m³ flops a quintic step (``gram``: see :func:`plan`), one read of x for norm and finite check, one to load it, one write. Results are
     bitwise the same for any number of threads.
 
     A fixed number of steps is no certificate: singular values below about 1e-3·‖X‖_F are not lifted to 1.
@@ -83,3 +104,158 @@ def orthogonalize(
         raise ValueError("orthogonalize: comm= is reserved for sharded matrices and must be None in this version")
     result: ArrayT = _core.orthogonalize(x, schedule, steps, normalize, method, precision, eps, check_finite, out)
     return result
+
+
+def orthogonalize_many(
+    arrays: Iterable[ArrayT],
+    *,
+    schedule: Any = "polar_express",
+    steps: int | None = None,
+    normalize: str | None = None,
+    method: str = "auto",
+    precision: str | None = None,
+    eps: float = 1e-7,
+    check_finite: bool | None = None,
+    out: Sequence[Any] | None = None,
+    comm: None = None,
+) -> list[ArrayT]:
+    """:func:`orthogonalize` of a list of matrices of any shapes, in one dispatch.
+
+    All matrices are spread over the threads together, the largest first; each gives bitwise what it gives alone.
+
+    Parameters
+    ----------
+    arrays : iterable of arrays (..., m, n)
+        One framework, one dtype; shapes may differ. An empty list gives an empty list.
+    out : sequence of arrays, optional
+        One for each input (or None for a fresh one); an input may be its own output.
+    schedule, steps, normalize, method, precision, eps, check_finite, comm
+        As for :func:`orthogonalize`, for all of them.
+
+    Returns
+    -------
+    list of arrays
+        In the order of the input.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`orthogonalize`; NaN or Inf names the array. Nothing has been written then.
+    """
+    if comm is not None:
+        raise ValueError("orthogonalize_many: comm= is reserved for sharded matrices and must be None in this version")
+    results: list[ArrayT] = _core.orthogonalize_many(
+        list(arrays), schedule, steps, normalize, method, precision, eps, check_finite, out
+    )
+    return results
+
+
+def minimax_schedule(
+    lower: float, steps: int, *, degree: int = 5, safety: float = 0.02, cushion: float = 0.02
+) -> npt.NDArray[np.float64]:
+    """The table whose every step is the odd polynomial nearest to 1 on the interval that the steps before it leave.
+
+    Parameters
+    ----------
+    lower : float
+        Smallest singular value to be lifted to 1, in (0, 1).
+    steps : int
+        From 1 to 100.
+    degree : {5, 3}
+        Of the polynomials; degree 3 has c = 0.
+    safety : float
+        Every step but the last takes inputs up to 1 + safety times above its interval: p(x / (1 + safety)).
+    cushion : float
+        In [0, 1): the polynomial is fitted on [max(l, cushion·u), u] and centred on 1 again.
+
+    Returns
+    -------
+    ndarray (steps, 3), float64
+
+    Notes
+    -----
+    Amsel et al., Polar Express (arXiv 2505.16932), algorithm 1. ``minimax_schedule(1e-3, 5)`` is ``"polar_express"``.
+    """
+    return _core.minimax_schedule(lower, steps, degree, safety, cushion)
+
+
+def schedule(name: str, *, steps: int | None = None, shape: tuple[int, int] | None = None) -> npt.NDArray[np.float64]:
+    """The table behind a name.
+
+    Parameters
+    ----------
+    name : str
+        See :func:`orthogonalize`.
+    steps : int, optional
+        Shortens the table or repeats its last row.
+    shape : (int, int), optional
+        Of the matrices, for ``"root"``, whose polynomial depends on it (None: 2048×2048).
+
+    Returns
+    -------
+    ndarray (steps, 3), float64
+
+    Raises
+    ------
+    ValueError
+        Unknown name (the message lists the known ones), ``steps`` below 1.
+    """
+    if steps is not None and steps < 1:
+        raise ValueError(f"schedule: steps must be at least 1, got {steps}")
+    rows, cols = (0, 0) if shape is None else shape
+    return _core.schedule(name, 0 if steps is None else steps, rows, cols)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`orthogonalize` does for a shape."""
+
+    #: ``"standard"`` or ``"gram"``.
+    method: str
+    #: ``"frobenius"``, ``"gram"`` or ``"aol"``, and the factor on that norm.
+    normalize: str
+    norm_factor: float
+    #: Arithmetic of the iteration.
+    precision: str
+    #: Tall matrices are iterated on their transpose.
+    transposed: bool
+    #: The rows (a, b, c).
+    steps: npt.NDArray[np.float64]
+    #: Of one matrix; multiply and add counted as two, symmetric products at half.
+    flops: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan(method={self.method!r}, normalize={self.normalize!r}, precision={self.precision!r}, "
+            f"steps={len(self.steps)}, transposed={self.transposed}, flops={self.flops:.4g})"
+        )
+
+
+def plan(
+    shape: Sequence[int],
+    *,
+    dtype: Any = "float32",
+    schedule: Any = "polar_express",
+    steps: int | None = None,
+    normalize: str | None = None,
+    method: str = "auto",
+    precision: str | None = None,
+) -> Plan:
+    """What :func:`orthogonalize` would do for matrices of this shape and dtype, and what it costs.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the array; the last two are the matrix.
+    dtype : dtype or str
+        ``"float64"``, ``"float32"`` or ``"bfloat16"``.
+    schedule, steps, normalize, method, precision
+        As for :func:`orthogonalize`.
+    """
+    name = str(dtype).rpartition(".")[2] if not isinstance(dtype, type) else np.dtype(dtype).name
+    if name not in ("float64", "float32", "bfloat16"):
+        raise TypeError(f"plan: dtype must be float64, float32 or bfloat16, got {name}")
+    if len(shape) < 2:
+        raise ValueError(f"plan: shape must have at least 2 axes (..., m, n), got {tuple(shape)}")
+    rows, cols = (int(n) for n in shape[-2:])
+    return Plan(**_core.plan(rows, cols, name, schedule, steps, normalize, method, precision))
