@@ -23,7 +23,9 @@ class ConvergenceWarning(UserWarning):
     """A solver stopped before its residual reached the tolerance; given once a call."""
 
 
-def warn_not_converged(function: str, status: str, residual: float, tol: float, hint: str, *, stacklevel: int = 3) -> None:
+def warn_not_converged(
+    function: str, status: str, residual: float, tol: float, hint: str, *, stacklevel: int = 3
+) -> None:
     """Give the one :class:`ConvergenceWarning` of a call.
 
     Parameters

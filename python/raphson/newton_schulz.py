@@ -61,13 +61,13 @@ def orthogonalize(
         Shortens the table or repeats its last row.
     normalize : {"frobenius", "gram", "aol"}, optional
         What X is divided by first; None is the schedule's own choice. ``"gram"``: √min(‖A‖_∞, ‖A‖_F) of the Gram matrix
-        A, which bounds the spectral norm far better than ‖X‖_F on flat spectra. ``"aol"``: row i by √Σⱼ|Aᵢⱼ|; the answer
-        is then the polar factor of the row-scaled matrix, not of X. Norms are accumulated in float64 and cost no extra
-        product.
+        A, which bounds the spectral norm far better than ‖X‖_F on flat spectra. ``"aol"``: row i by √Σⱼ|Aᵢⱼ|; the
+        answer is then the polar factor of the row-scaled matrix, not of X. Norms are accumulated in float64 and cost no
+        extra product.
     method : {"auto", "standard", "gram"}
         How the polynomial is evaluated. ``"gram"`` iterates on the m×m Gram matrix with restarts, which saves flops on
-        matrices that are not square; it runs in float32 or float64 only (bfloat16 input is widened). ``"auto"`` takes it
-        from n ≥ 1.5 m on, except in bfloat16. :func:`plan` tells.
+        matrices that are not square; it runs in float32 or float64 only (bfloat16 input is widened). ``"auto"`` takes
+        it from n ≥ 1.5 m on, except in bfloat16. :func:`plan` tells.
     precision : {"float64", "float32", "bfloat16"}, optional
         Arithmetic of the iteration; None is the dtype of x. bfloat16 products accumulate in float32 and round once.
     eps : float
@@ -82,8 +82,8 @@ def orthogonalize(
     Returns
     -------
     array (..., m, n)
-        In x's framework and dtype. A zero matrix gives zeros; rank-deficient matrices stay finite, with their null space
-        left at zero.
+        In x's framework and dtype. A zero matrix gives zeros; rank-deficient matrices stay finite, with their null
+        space left at zero.
 
     Raises
     ------
@@ -95,8 +95,8 @@ def orthogonalize(
 
     Notes
     -----
-    Cost: 3m²n + m³ flops a quintic step (``gram``: see :func:`plan`), one read of x for norm and finite check, one to load it, one write. Results are
-    bitwise the same for any number of threads.
+    Cost: 3m²n + m³ flops a quintic step (``gram``: see :func:`plan`), one read of x for norm and finite check,
+    one to load it, one write. Results are bitwise the same for any number of threads.
 
     A fixed number of steps is no certificate: singular values below about 1e-3·‖X‖_F are not lifted to 1.
     """
