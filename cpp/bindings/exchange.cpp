@@ -68,8 +68,11 @@ const char* kept_text(const std::string& text) {
     return PyUnicode_AsUTF8(interned);
 }
 
+namespace {
+const ExchangeType* last = nullptr;  // the type asked for most recently, almost always the one asked for next
+}
+
 const ExchangeType& exchange_type(PyTypeObject* type) {
-    static const ExchangeType* last = nullptr;
     if (last != nullptr && last->type == type) return *last;
     static auto* const known = new std::unordered_map<PyTypeObject*, std::unique_ptr<ExchangeType>>;
     static ExchangeType without;  // types that have none are not kept: programs make and drop classes

@@ -12,6 +12,8 @@ namespace {
 constexpr int npy_half = 23, npy_float = 11, npy_double = 12, npy_first_user_type = 256;
 constexpr int npy_aligned = 0x0100, npy_writeable = 0x0400;
 
+PyTypeObject* ndarray_type = nullptr;  // set once, when the module is loaded
+
 const py::detail::PyArray_Proxy* array_fields(py::handle array) { return py::detail::array_proxy(array.ptr()); }
 
 // ml_dtypes registers bfloat16 as a user type whose number is only known at run time.
@@ -54,6 +56,8 @@ std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name
 
 }  // namespace
 
+void load_numpy() { ndarray_type = py::detail::npy_api::get().PyArray_Type_; }
+
 void Tensor::type_error(const std::string& what) const {
     throw py::type_error(std::string(where_.function) + ": " + where_.argument + " " + what);
 }
@@ -63,8 +67,7 @@ void Tensor::value_error(const std::string& what) const {
 
 Tensor::Tensor(py::handle object, Where where, unsigned dtypes, Access access)
     : where_(where), dtypes_(dtypes), access_(access) {
-    static PyTypeObject* const ndarray = py::detail::npy_api::get().PyArray_Type_;
-    if (Py_IS_TYPE(object.ptr(), ndarray)) {
+    if (Py_IS_TYPE(object.ptr(), ndarray_type)) {
         object_ = py::reinterpret_borrow<py::object>(object);
         read_numpy(object);
     } else {
@@ -83,7 +86,7 @@ void Tensor::convert(py::handle object) {
     object_ = py::reinterpret_borrow<py::object>(object);
     const ExchangeType& type = exchange_type(Py_TYPE(object.ptr()));
     if (type.api != nullptr) return read_exchange(type);
-    if (PyObject_TypeCheck(object.ptr(), py::detail::npy_api::get().PyArray_Type_)) {
+    if (PyObject_TypeCheck(object.ptr(), ndarray_type)) {
         if (py::hasattr(object, "mask")) type_error("is a masked array; fill or compress it first");
         return read_numpy(object);
     }
@@ -119,10 +122,11 @@ void Tensor::read_numpy(py::handle array) {
         type_error("must be " + dtypes_text(dtypes_ & ~(1u << 31)) + ", got " + name +
                    (swapped ? " (not in this machine's byte order)" : ""));
     }
-    const std::int64_t size = itemsize(dtype_);
-    bool whole = (fields->flags & npy_aligned) != 0;
-    for (int i = 0; whole && i < fields->nd; ++i) whole = fields->strides[i] % size == 0;
-    if (!whole) {
+    // Shifts, not divisions: those would cost more than all the rest.
+    const int shift = dtype_ == DType::float64 ? 3 : dtype_ == DType::float32 ? 2 : 1;
+    py::ssize_t odd_bytes = 0;
+    for (int i = 0; i < fields->nd; ++i) odd_bytes |= fields->strides[i] & ((1 << shift) - 1);
+    if ((fields->flags & npy_aligned) == 0 || odd_bytes != 0) {
         if (access_ == Access::write) value_error("must be aligned, with strides that are multiples of its item size");
         object_ = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C");
         read_numpy(object_);
@@ -133,7 +137,7 @@ void Tensor::read_numpy(py::handle array) {
     writable_ = (fields->flags & npy_writeable) != 0;
     static_assert(sizeof(*fields->dimensions) == sizeof(std::int64_t), "npy_intp is 64 bits wide");
     set_dims(fields->nd, reinterpret_cast<const std::int64_t*>(fields->dimensions), nullptr);
-    for (int i = 0; i < ndim_; ++i) strides_[i] = fields->strides[i] / size;
+    for (int i = 0; i < ndim_; ++i) strides_[i] = fields->strides[i] >> shift;
 }
 
 // Without strides the caller fills them in.

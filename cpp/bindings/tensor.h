@@ -115,6 +115,9 @@ private:
     py::object object_, importer_;
 };
 
+// Before the first Tensor.
+void load_numpy();
+
 // TypeError naming both unless a and b share framework and, when asked, dtype.
 void require_same(const Tensor& a, const Tensor& b, bool same_dtype = true);
 // ValueError if writing `out` could change `in` other than element by element in place, or `out` overlaps itself.

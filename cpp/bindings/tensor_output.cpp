@@ -273,6 +273,7 @@ void run_released(double flops, void (*work)(void* context), void* context) {
 }
 
 void bind_tensor(py::module_& m) {
+    load_numpy();
     py::class_<Exporter>(m, "_Exporter")
         .def("__dlpack__", &Exporter::capsule, py::kw_only(), py::arg("stream") = py::none(),
              py::arg("max_version") = py::none(), py::arg("dl_device") = py::none(), py::arg("copy") = py::none())

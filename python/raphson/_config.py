@@ -38,8 +38,8 @@ def build_info() -> BuildInfo:
     -------
     dict
         ``version``; ``isa``, the instruction set in use (``RAPHSON_ISA`` caps it at import time); ``isas``, those
-        built, lowest first; ``cuda_built`` and ``cuda_available`` (a device is there and its driver works); ``threads``;
-        ``eigen``, the version of the vendored Eigen.
+        built, lowest first; ``cuda_built`` and ``cuda_available`` (a device is there and its driver works);
+        ``threads``; ``eigen``, the version of the vendored Eigen.
     """
     info = _core.build_info()
     return {

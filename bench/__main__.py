@@ -1,0 +1,25 @@
+"""``python -m bench newton_schulz`` and ``python -m bench overhead``, from the top of the repository."""
+
+from __future__ import annotations
+
+import argparse
+
+from bench import newton_schulz, overhead
+
+SUITES = {"newton_schulz": newton_schulz, "overhead": overhead}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    suites = parser.add_subparsers(dest="suite", required=True, metavar="suite")
+    for name, module in SUITES.items():
+        suite = suites.add_parser(name, help=(module.__doc__ or "").splitlines()[0], description=module.__doc__)
+        module.add_arguments(suite)
+        suite.set_defaults(run=module.run)
+    arguments = parser.parse_args()
+    status: int = arguments.run(arguments)
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
