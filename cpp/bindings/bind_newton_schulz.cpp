@@ -2,7 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <chrono>
-#include <initializer_list>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,109 +10,13 @@
 #include <vector>
 
 #include "bindings.h"
+#include "how.h"
 #include "newton_schulz/orthogonalize.h"
 #include "raphson/newton_schulz.h"
 #include "tensor.h"
 
 namespace raphson::bindings {
 namespace {
-
-using Table = py::array_t<double, py::array::c_style | py::array::forcecast>;
-
-Schedule schedule_from_table(py::handle given, py::handle steps) {
-    const auto table = Table::ensure(given);
-    if (!table) {
-        PyErr_Clear();
-        throw py::type_error("orthogonalize: schedule must be a name or a (steps, 3) array of numbers, got " +
-                             std::string(Py_TYPE(given.ptr())->tp_name));
-    }
-    if (table.ndim() != 2 || table.shape(1) != 3) {
-        std::string shape;
-        for (py::ssize_t i = 0; i < table.ndim(); ++i) shape += (i == 0 ? "" : ", ") + std::to_string(table.shape(i));
-        throw py::value_error("orthogonalize: schedule must have shape (steps, 3), got (" + shape + ")");
-    }
-    std::vector<Step> rows;
-    for (py::ssize_t i = 0; i < table.shape(0); ++i) rows.push_back({table.at(i, 0), table.at(i, 1), table.at(i, 2)});
-    Schedule schedule(std::move(rows));
-    return steps.is_none() ? schedule : schedule.with_steps(py::cast<int>(steps));
-}
-
-// Names are looked up by identity first: callers pass the same interned string every time.
-struct Named {
-    py::object name;
-    int steps;
-    std::int64_t rows, cols;
-    Schedule schedule;
-};
-
-// Tables that depend on the shape are kept for the last few hundred shapes.
-const Schedule& schedule_by_name(py::handle name, py::handle steps, std::int64_t rows, std::int64_t cols) {
-    static auto* const known = new std::vector<std::unique_ptr<Named>>;
-    const int count = steps.is_none() ? 0 : py::cast<int>(steps);
-    if (!steps.is_none() && count < 1) {
-        throw py::value_error("orthogonalize: steps must be at least 1, got " + std::to_string(count));
-    }
-    const bool by_shape = PyUnicode_CompareWithASCIIString(name.ptr(), "root") == 0;
-    if (!by_shape) rows = cols = 0;
-    const auto matches = [&](const Named& entry) { return entry.steps == count && entry.rows == rows && entry.cols == cols; };
-    for (const auto& entry : *known) {
-        if (entry->name.is(name) && matches(*entry)) return entry->schedule;
-    }
-    for (const auto& entry : *known) {
-        if (entry->name.equal(name) && matches(*entry)) return entry->schedule;
-    }
-    Schedule schedule = Schedule::named(py::cast<std::string>(name), count, rows, cols);
-    if (known->size() > 500) known->clear();
-    known->push_back(std::make_unique<Named>(
-        Named{py::reinterpret_borrow<py::object>(name), count, rows, cols, std::move(schedule)}));
-    return known->back()->schedule;
-}
-
-// One of the names, or for None the first.
-template <class Value>
-Value parse_name(const char* argument, py::handle given, std::initializer_list<std::pair<const char*, Value>> known) {
-    if (given.is_none()) return known.begin()->second;
-    std::string names;
-    for (const auto& [name, value] : known) {
-        if (name == nullptr) continue;
-        if (PyUnicode_Check(given.ptr()) && PyUnicode_CompareWithASCIIString(given.ptr(), name) == 0) return value;
-        names += std::string(names.empty() ? "'" : ", '") + name + "'";
-    }
-    throw py::value_error("orthogonalize: " + std::string(argument) + " must be one of " + names + ", got " +
-                          std::string(py::repr(given)));
-}
-
-// The arguments that say how, for every function that takes them.
-struct How {
-    py::handle schedule, steps;
-    OrthogonalizeOptions options;
-    std::unique_ptr<Schedule> custom;
-
-    How(py::handle schedule_, py::handle steps_, py::handle normalize, py::handle method, py::handle precision, double eps,
-        py::handle check_finite)
-        : schedule(schedule_), steps(steps_) {
-        options.eps = eps;
-        options.check_finite = check_finite.is_none() || py::cast<bool>(check_finite);
-        options.normalize = parse_name<Normalize>("normalize", normalize,
-                                                  {{nullptr, Normalize::schedule},
-                                                   {"frobenius", Normalize::frobenius},
-                                                   {"gram", Normalize::gram},
-                                                   {"aol", Normalize::aol}});
-        options.method = parse_name<Method>(
-            "method", method, {{"auto", Method::automatic}, {"standard", Method::standard}, {"gram", Method::gram}});
-        if (!precision.is_none()) {
-            options.own_precision = false;
-            options.precision = parse_name<DType>("precision", precision,
-                                                  {{"float64", DType::float64},
-                                                   {"float32", DType::float32},
-                                                   {"bfloat16", DType::bfloat16}});
-        }
-        if (!PyUnicode_Check(schedule.ptr())) custom = std::make_unique<Schedule>(schedule_from_table(schedule, steps));
-    }
-    const Schedule& table(std::int64_t rows, std::int64_t cols) const {
-        return custom != nullptr ? *custom : schedule_by_name(schedule, steps, rows, cols);
-    }
-};
 
 constexpr Where x_where{"orthogonalize", "x"}, out_where{"orthogonalize", "out"};
 
@@ -130,9 +34,11 @@ struct Argument {
             if (x.ndim() >= 2) fresh.emplace(x, x.dtype(), x.ndim(), x.shape());
         } else if (out_object.is(x_object)) {
             x.require_writable(out_where);
+            require_no_sharing(x, out_where);
         } else {
             out.emplace(out_object, out_where, float64_float32_bfloat16, Access::write);
             require_same(x, *out);
+            out->require_writable(out_where);
             require_no_overlap(*out, x);
         }
         check_orthogonalize(x.batch(), target(), how.options);
@@ -141,6 +47,7 @@ struct Argument {
                                   how.options);
     }
     BatchRef target() { return fresh ? fresh->batch() : out ? out->batch() : x.batch(); }
+    const Tensor& destination() const { return out ? *out : x; }  // of a call with out=
     double flops() const { return plan.flops * static_cast<double>(x.batch().count()); }
     OrthogonalizeItem item() { return {x.batch(), target(), &plan}; }
     void hold() {
@@ -152,7 +59,7 @@ struct Argument {
 
 py::object orthogonalize_array(py::handle x, py::handle schedule, py::handle steps, py::handle normalize, py::handle method,
                                py::handle precision, double eps, py::handle check_finite, py::handle out) {
-    const How how(schedule, steps, normalize, method, precision, eps, check_finite);
+    const How how("orthogonalize", schedule, steps, normalize, method, precision, eps, check_finite);
     Argument argument(x, out, how);
     const double flops = argument.flops();
     if (flops >= worth_releasing) argument.hold();
@@ -163,7 +70,7 @@ py::object orthogonalize_array(py::handle x, py::handle schedule, py::handle ste
 
 py::list orthogonalize_list(const py::sequence& arrays, py::handle schedule, py::handle steps, py::handle normalize,
                             py::handle method, py::handle precision, double eps, py::handle check_finite, py::handle outs) {
-    const How how(schedule, steps, normalize, method, precision, eps, check_finite);
+    const How how("orthogonalize", schedule, steps, normalize, method, precision, eps, check_finite);
     const std::size_t count = arrays.size();
     if (!outs.is_none() && py::len(outs) != count) {
         throw py::value_error("orthogonalize_many: out has " + std::to_string(py::len(outs)) + " arrays, arrays has " +
@@ -175,6 +82,14 @@ py::list orthogonalize_list(const py::sequence& arrays, py::handle schedule, py:
         const py::object out = outs.is_none() ? py::object(py::none()) : py::object(outs[py::int_(i)]);
         arguments.push_back(std::make_unique<Argument>(x, out, how));
         require_same(arguments.front()->x, arguments.back()->x);
+    }
+    if (!outs.is_none()) {  // what one matrix is written to must not be another's input or output
+        std::vector<MemoryUse> uses;
+        for (std::size_t i = 0; i < count; ++i) {
+            uses.push_back({&arguments[i]->x, i, false});
+            uses.push_back({&arguments[i]->destination(), i, true});
+        }
+        require_disjoint(std::move(uses));
     }
     double flops = 0;
     for (const auto& argument : arguments) flops += argument->flops();
@@ -202,7 +117,7 @@ py::array_t<double> as_array(const std::vector<Step>& steps) {
 
 py::dict plan_shape(std::int64_t rows, std::int64_t cols, const std::string& dtype, py::handle schedule, py::handle steps,
                     py::handle normalize, py::handle method, py::handle precision) {
-    const How how(schedule, steps, normalize, method, precision, 0, py::none());
+    const How how("orthogonalize", schedule, steps, normalize, method, precision, 0, py::none());
     const DType type = dtype == "float64" ? DType::float64 : dtype == "float32" ? DType::float32 : DType::bfloat16;
     const OrthogonalizePlan plan = plan_orthogonalize(rows, cols, type, how.table(rows, cols), how.options);
     py::dict d;
@@ -218,7 +133,8 @@ py::dict plan_shape(std::int64_t rows, std::int64_t cols, const std::string& dty
 
 // Seconds a call of the C++ function alone takes: what bench/overhead.py subtracts.
 double time_orthogonalize(py::handle x, py::handle out, std::int64_t repeats) {
-    const How how(py::str("polar_express"), py::none(), py::none(), py::none(), py::none(), 1e-7, py::none());
+    const How how("orthogonalize", py::str("polar_express"), py::none(), py::none(), py::none(), py::none(), 1e-7,
+                  py::none());
     Argument argument(x, out, how);
     const OrthogonalizeItem item = argument.item();
     const auto start = std::chrono::steady_clock::now();

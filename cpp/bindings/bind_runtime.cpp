@@ -57,9 +57,11 @@ double fma_peak(const std::string& dtype, double seconds) {
 
 void bind_runtime(py::module_& m) {
     py::register_exception_translator(translate);
-    (void)kernels();          // an unknown RAPHSON_ISA or RAPHSON_NUM_THREADS is told at import, not in the first call
-    (void)get_num_threads();
-
+    // Called at import. Not part of it: what a module's own start throws becomes ImportError, and this is a ValueError.
+    m.def("_check_environment", [] {
+        (void)kernels();
+        (void)get_num_threads();
+    });
     m.def("build_info", info);
     m.def("get_num_threads", get_num_threads);
     m.def("set_num_threads", set_num_threads, py::arg("count"));

@@ -73,7 +73,6 @@ Tensor::Tensor(py::handle object, Where where, unsigned dtypes, Access access)
     } else {
         convert(object);
     }
-    if (access == Access::write) require_writable(where);
 }
 
 void Tensor::require_writable(Where as) const {
@@ -245,7 +244,8 @@ void Tensor::refuse_cuda(int device_type) const {
 
 void Tensor::read_dlpack(py::handle object) {
     const std::string module = py::str(py::type::handle_of(object).attr("__module__"));
-    framework_ = kept_text(module.substr(0, module.find('.')));
+    const std::string top = module.substr(0, module.find('.'));
+    framework_ = kept_text(top == "jaxlib" ? "jax" : top);
     if (py::hasattr(object, "__dlpack_device__")) {
         const auto device = py::cast<py::tuple>(object.attr("__dlpack_device__")());
         refuse_cuda(py::cast<int>(device[0]));

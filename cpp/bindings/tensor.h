@@ -118,8 +118,19 @@ private:
 // Before the first Tensor.
 void load_numpy();
 
+// ValueError if `t`, to be written, has elements that share memory.
+void require_no_sharing(const Tensor& t, Where as);
 // TypeError naming both unless a and b share framework and, when asked, dtype.
 void require_same(const Tensor& a, const Tensor& b, bool same_dtype = true);
+// ValueError if `out` shares an element with `in`.
+void require_disjoint(const Tensor& out, const Tensor& in);
+// The same for all that a call of many reads and writes: what one owner writes, no other may read or write.
+struct MemoryUse {
+    const Tensor* tensor;
+    std::size_t owner;
+    bool written;
+};
+void require_disjoint(std::vector<MemoryUse> uses);
 // ValueError if writing `out` could change `in` other than element by element in place, or `out` overlaps itself.
 void require_no_overlap(const Tensor& out, const Tensor& in);
 

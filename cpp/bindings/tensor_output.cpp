@@ -111,15 +111,19 @@ py::dtype numpy_dtype(DType dtype) {
     }
 }
 
-// Where an importing library keeps from_dlpack: its array namespace, else its top-level module.
+// Where an importing library keeps from_dlpack: its array namespace, else the top-level module of its class or of one it
+// derives from.
 py::object importer_of(py::handle object) {
     if (py::hasattr(object, "__array_namespace__")) {
         const py::object space = object.attr("__array_namespace__")();
         if (py::hasattr(space, "from_dlpack")) return space.attr("from_dlpack");
     }
-    const std::string module = py::str(py::type::handle_of(object).attr("__module__"));
-    const py::object top = py::module_::import(module.substr(0, module.find('.')).c_str());
-    if (py::hasattr(top, "from_dlpack")) return top.attr("from_dlpack");
+    const py::dict loaded = py::module_::import("sys").attr("modules");
+    for (const py::handle type : py::type::handle_of(object).attr("__mro__")) {
+        const std::string module = py::str(type.attr("__module__"));
+        const py::str top(module.substr(0, module.find('.')));
+        if (loaded.contains(top) && py::hasattr(loaded[top], "from_dlpack")) return loaded[top].attr("from_dlpack");
+    }
     return py::module_::import("numpy").attr("from_dlpack");
 }
 
@@ -162,6 +166,7 @@ bool same_layout(const Tensor& a, const Tensor& b) {
 
 // Sorted by stride, each axis must step over everything below it. Exotic as_strided views without overlap fail too.
 bool overlaps_itself(const Tensor& t) {
+    if (t.size() == 0) return false;
     std::vector<std::pair<std::int64_t, std::int64_t>> axes;
     for (int i = 0; i < t.ndim(); ++i) {
         if (t.shape()[i] > 1) axes.emplace_back(std::abs(t.strides()[i]), t.shape()[i]);
@@ -213,7 +218,22 @@ NewArray::NewArray(const Tensor& like, DType dtype, int ndim, const std::int64_t
     object_ = std::move(array);
 }
 
-py::object NewArray::finish() { return importer_ ? importer_(object_) : std::move(object_); }
+py::object NewArray::finish() {
+    if (!importer_) return std::move(object_);
+    const py::object result = importer_(object_);
+    // jax, unless 64 bits are enabled where the call is made, would hand back a float64 result as float32.
+    if (dtype_ != DType::float64 || !py::hasattr(result, "dtype") || std::string(py::str(result.attr("dtype"))) != "float32") {
+        return result;
+    }
+    const py::object jax = py::module_::import("jax");
+    const py::object scope = py::hasattr(jax, "enable_x64") ? jax.attr("enable_x64")
+                                                            : py::module_::import("jax.experimental").attr("enable_x64");
+    const py::object enabled = scope(true);
+    (void)enabled.attr("__enter__")();
+    const py::object exact = importer_(object_);
+    (void)enabled.attr("__exit__")(py::none(), py::none(), py::none());
+    return exact;
+}
 
 void require_same(const Tensor& a, const Tensor& b, bool same_dtype) {
     const Where wa = a.where(), wb = b.where();
@@ -227,10 +247,19 @@ void require_same(const Tensor& a, const Tensor& b, bool same_dtype) {
     }
 }
 
+void require_no_sharing(const Tensor& t, Where as) {
+    if (!overlaps_itself(t)) return;
+    throw py::value_error(std::string(as.function) + ": " + as.argument +
+                          " has elements that share memory (a broadcast view?)");
+}
+
 void require_no_overlap(const Tensor& out, const Tensor& in) {
+    require_no_sharing(out, out.where());
+    if (!same_layout(out, in)) require_disjoint(out, in);
+}
+
+void require_disjoint(const Tensor& out, const Tensor& in) {
     const std::string subject = std::string(out.where().function) + ": " + out.where().argument;
-    if (overlaps_itself(out)) throw py::value_error(subject + " has elements that share memory (a broadcast view?)");
-    if (same_layout(out, in)) return;
     const Extent a = extent(out), b = extent(in);
     if (a.empty || b.empty || a.last <= b.first || b.last <= a.first) return;
     bool share = true;
@@ -245,6 +274,25 @@ void require_no_overlap(const Tensor& out, const Tensor& in) {
     if (share) {
         throw py::value_error(subject + " overlaps " + in.where().argument +
                               "; pass the very same array to work in place, or memory of its own");
+    }
+}
+
+void require_disjoint(std::vector<MemoryUse> uses) {
+    // Sorted by address, only neighbours can meet.
+    std::sort(uses.begin(), uses.end(),
+              [](const MemoryUse& a, const MemoryUse& b) { return extent(*a.tensor).first < extent(*b.tensor).first; });
+    std::vector<const MemoryUse*> open;
+    for (const MemoryUse& use : uses) {
+        const Extent here = extent(*use.tensor);
+        if (here.empty) continue;
+        open.erase(std::remove_if(open.begin(), open.end(),
+                                  [&](const MemoryUse* o) { return extent(*o->tensor).last <= here.first; }),
+                   open.end());
+        for (const MemoryUse* other : open) {
+            if (other->owner == use.owner || !(other->written || use.written)) continue;
+            require_disjoint(use.written ? *use.tensor : *other->tensor, use.written ? *other->tensor : *use.tensor);
+        }
+        open.push_back(&use);
     }
 }
 

@@ -7,6 +7,8 @@ from typing import TypedDict
 
 from raphson import _core
 
+_core._check_environment()  # an unknown RAPHSON_ISA or RAPHSON_NUM_THREADS is told at import, not in the first call
+
 __all__ = ["BuildInfo", "build_info", "get_num_threads", "set_num_threads"]
 
 

@@ -10,8 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._newton_schulz_extra import auon, orthogonalize_vjp, soft_clip
 
-__all__ = ["Plan", "minimax_schedule", "orthogonalize", "orthogonalize_many", "plan", "schedule"]
+__all__ = [
+    "Plan",
+    "auon",
+    "minimax_schedule",
+    "orthogonalize",
+    "orthogonalize_many",
+    "orthogonalize_vjp",
+    "plan",
+    "schedule",
+    "soft_clip",
+]
 
 ArrayT = TypeVar("ArrayT")
 
@@ -67,7 +78,7 @@ def orthogonalize(
     method : {"auto", "standard", "gram"}
         How the polynomial is evaluated. ``"gram"`` iterates on the m×m Gram matrix with restarts, which saves flops on
         matrices that are not square; it runs in float32 or float64 only (bfloat16 input is widened). ``"auto"`` takes
-        it from n ≥ 1.5 m on, except in bfloat16. :func:`plan` tells.
+        it from m ≥ 64 and n ≥ 3 m on, where it is as accurate, except in bfloat16. :func:`plan` tells.
     precision : {"float64", "float32", "bfloat16"}, optional
         Arithmetic of the iteration; None is the dtype of x. bfloat16 products accumulate in float32 and round once.
     eps : float

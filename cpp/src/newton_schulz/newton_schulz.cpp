@@ -4,7 +4,6 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 
 #include "common/threads.h"
 #include "common/workspace.h"
@@ -108,12 +107,6 @@ std::int64_t count_shared(const Task* tasks, std::int64_t count) {
         left -= flops;
     }
     return shared;
-}
-
-template <class T>
-BatchRef erase(const TensorView<T>& view) {
-    using V = std::remove_cv_t<T>;
-    return {const_cast<V*>(view.data), dtype_of<V>(), view.ndim, view.shape.data(), view.strides.data()};
 }
 
 }  // namespace

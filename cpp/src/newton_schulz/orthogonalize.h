@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "newton_schulz/passes.h"
 #include "raphson/newton_schulz.h"
@@ -22,6 +23,12 @@ struct BatchRef {
     std::int64_t count() const;                   // matrices
     MatrixRef matrix(std::int64_t index) const;   // in C order of the leading axes
 };
+
+template <class T>
+BatchRef erase(const TensorView<T>& view) {
+    using V = std::remove_cv_t<T>;
+    return {const_cast<V*>(view.data), dtype_of<V>(), view.ndim, view.shape.data(), view.strides.data()};
+}
 
 // Argument rules of the family; std::invalid_argument names the argument, both shapes and what was expected.
 void check_orthogonalize(const BatchRef& x, const BatchRef& out, const OrthogonalizeOptions& options);

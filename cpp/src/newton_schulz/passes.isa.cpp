@@ -128,6 +128,7 @@ MatrixScan scan_as(const MatrixRef& x) {
         int exponent = 0;
         (void)std::frexp(p.max, &exponent);
         if (exponent < -1000) exponent = -1000;  // keeps 1 / unit finite
+        if (exponent > 1000) exponent = 1000;    // and unit itself: the largest doubles have exponent 1024
         unit = std::ldexp(1.0, exponent);
         p = scan_scaled<T>(x, 1 / unit);
     }

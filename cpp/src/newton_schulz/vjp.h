@@ -1,0 +1,20 @@
+// The derivative of orthogonalize, by way of the iteration itself.
+#pragma once
+
+#include "newton_schulz/orthogonalize.h"
+
+namespace raphson {
+
+// As check_orthogonalize, and cotangent must have the shape of x.
+void check_orthogonalize_vjp(const BatchRef& x, const BatchRef& cotangent, const BatchRef& out,
+                             const OrthogonalizeOptions& options);
+
+// The standard method in float64 or float32, whatever method and precision the options name.
+OrthogonalizePlan plan_orthogonalize_vjp(std::int64_t rows, std::int64_t cols, DType dtype, const Schedule& schedule,
+                                         OrthogonalizeOptions options);
+
+// out ← the gradient of ⟨cotangent, orthogonalize(x)⟩; checked arguments, of one dtype; out may be x or cotangent.
+void orthogonalize_vjp(const BatchRef& x, const BatchRef& cotangent, const BatchRef& out, const OrthogonalizePlan& plan,
+                       const OrthogonalizeOptions& options);
+
+}  // namespace raphson
