@@ -12,5 +12,6 @@ write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/raphson-config-vers
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/raphson-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/raphson-config-version.cmake
   DESTINATION ${package_dir})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/licenses/raphson)
-install(DIRECTORY third_party/eigen/licenses third_party/eigen/COPYRIGHT third_party/eigen/VERSION
+install(DIRECTORY third_party/eigen/licenses DESTINATION ${CMAKE_INSTALL_DATADIR}/licenses/raphson/eigen)
+install(FILES third_party/eigen/COPYRIGHT third_party/eigen/VERSION
   DESTINATION ${CMAKE_INSTALL_DATADIR}/licenses/raphson/eigen)

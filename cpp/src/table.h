@@ -4,6 +4,7 @@
 
 #include "common/ceilings.h"
 #include "gemm/table.h"
+#include "newton_schulz/elementwise.h"
 #include "newton_schulz/passes.h"
 
 namespace raphson {
@@ -14,6 +15,7 @@ struct KernelTable {
     CeilingTable ceilings;
     GemmTable gemm;
     NewtonSchulzTable newton_schulz;
+    ElementwiseTable elementwise;  // newton_schulz, the rest of it
 };
 
 // The best table that this CPU and RAPHSON_ISA allow, chosen once. std::invalid_argument for an unknown RAPHSON_ISA.

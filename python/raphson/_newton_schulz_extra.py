@@ -142,9 +142,9 @@ def orthogonalize_vjp(
     Notes
     -----
     A step X' = aX + BX with B = bA + cA², A = XXᵀ is undone by K = GXᵀ, S = K + Kᵀ,
-    G ← aG + BG + (bS + c(SA + (SA)ᵀ))X: 6m²n + 3m³ flops, on the wide side, after the forward pass of 3m²n + m³. X and A
-    of every step are kept meanwhile: steps·m(m + n) numbers for each matrix in work. ``"gram"`` and ``"aol"`` add a
-    product.
+    G ← aG + BG + (bS + c(SA + (SA)ᵀ))X: 6m²n + 3m³ flops, on the wide side, after the forward pass of 3m²n + m³. X and
+    A of every step are kept meanwhile: steps·m(m + n) numbers for each matrix in work. ``"gram"`` and ``"aol"`` add
+    a product.
     Results are bitwise the same for any number of threads.
 
     The gradient of small singular values is large: each step magnifies by up to its slope at 0, all of

@@ -112,7 +112,9 @@ struct Guarded {
         }
         return true;
     }
-    bool same_as(const Guarded& other) const { return std::memcmp(all.data(), other.all.data(), all.size() * sizeof(T)) == 0; }
+    bool same_as(const Guarded& other) const {
+        return std::memcmp(all.data(), other.all.data(), all.size() * sizeof(T)) == 0;
+    }
     bool exactly_symmetric() {
         for (std::int64_t i = 0; i < rows; ++i) {
             for (std::int64_t j = 0; j < i; ++j) {
@@ -193,8 +195,9 @@ void check_product(const Named& isa, const Case& t) {
     functions<T>(*isa.gemm).product(t.m, t.n, t.k, static_cast<Scalar>(t.alpha), a.data(), a.ld, b.data(), b.ld,
                                     static_cast<Scalar>(t.beta), from, t.in_place ? c.ld : d.ld, c.data(), c.ld);
     CHECK(c.outside_untouched());
-    CHECK(close(c, t.k, t.alpha, [&](auto i, auto p) { return a.get(i, p); }, [&](auto p, auto j) { return b.get(p, j); },
-                t.beta, [&](auto i, auto j) { return d.get(i, j); }));
+    const auto entry_a = [&](auto i, auto p) { return a.get(i, p); };
+    const auto entry_b = [&](auto p, auto j) { return b.get(p, j); };
+    CHECK(close(c, t.k, t.alpha, entry_a, entry_b, t.beta, [&](auto i, auto j) { return d.get(i, j); }));
 }
 
 template <class T>
@@ -209,8 +212,9 @@ void check_gram(const Named& isa, const Case& t) {
     functions<T>(*isa.gemm).gram(t.m, t.k, static_cast<Scalar>(t.alpha), x.data(), x.ld, c.data(), c.ld);
     CHECK(c.outside_untouched());
     CHECK(c.exactly_symmetric());
-    CHECK(close(c, t.k, t.alpha, [&](auto i, auto p) { return x.get(i, p); }, [&](auto p, auto j) { return x.get(j, p); },
-                0, [](auto, auto) { return 0.0; }));
+    const auto entry_a = [&](auto i, auto p) { return x.get(i, p); };
+    const auto entry_b = [&](auto p, auto j) { return x.get(j, p); };
+    CHECK(close(c, t.k, t.alpha, entry_a, entry_b, 0, [](auto, auto) { return 0.0; }));
 }
 
 // A and B are the same symmetric matrix: the product of two different ones need not be symmetric.

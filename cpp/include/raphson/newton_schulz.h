@@ -54,4 +54,39 @@ extern template void orthogonalize<float>(TensorView<const float>, TensorView<fl
 extern template void orthogonalize<bfloat16>(TensorView<const bfloat16>, TensorView<bfloat16>, const Schedule&,
                                              const OrthogonalizeOptions&);
 
+// out ← the gradient of Σ cotangent·orthogonalize(x) with respect to x, through the steps and the normalisation, as the
+// standard method in float64 or float32 computes them; zero for a zero matrix. out may be x or cotangent. 9m²n + 4m³
+// flops a quintic step, and memory for steps·m(m + n) numbers a thread. Throws as orthogonalize.
+template <class T>
+void orthogonalize_vjp(TensorView<const T> x, TensorView<const T> cotangent, TensorView<T> out,
+                       const Schedule& schedule, const OrthogonalizeOptions& options = {});
+
+extern template void orthogonalize_vjp<double>(TensorView<const double>, TensorView<const double>, TensorView<double>,
+                                               const Schedule&, const OrthogonalizeOptions&);
+extern template void orthogonalize_vjp<float>(TensorView<const float>, TensorView<const float>, TensorView<float>,
+                                              const Schedule&, const OrthogonalizeOptions&);
+extern template void orthogonalize_vjp<bfloat16>(TensorView<const bfloat16>, TensorView<const bfloat16>,
+                                                 TensorView<bfloat16>, const Schedule&, const OrthogonalizeOptions&);
+
+// ROOT's outlier split (arXiv 2511.20626) of every matrix: limit = the quantile of |x| with linear interpolation,
+// rounded to T; clipped = x limited to ±limit, outliers = x - clipped. clipped may be x itself. Throws
+// std::invalid_argument on wrong shapes, a quantile outside [0, 1] or non-finite input; Cancelled.
+template <class T>
+void soft_clip(TensorView<const T> x, TensorView<T> clipped, TensorView<T> outliers, double quantile = 0.9);
+
+extern template void soft_clip<double>(TensorView<const double>, TensorView<double>, TensorView<double>, double);
+extern template void soft_clip<float>(TensorView<const float>, TensorView<float>, TensorView<float>, double);
+extern template void soft_clip<bfloat16>(TensorView<const bfloat16>, TensorView<bfloat16>, TensorView<bfloat16>,
+                                         double);
+
+// AuON (arXiv 2509.24320) of every matrix: Z / √mean cosh²(gamma·Z) with Z = X / ‖X‖_F, or with hybrid_steps > 0 the
+// same of what that many `muon` steps make of X. A zero matrix gives zeros; out may be x itself. 0 ≤ gamma ≤ 300.
+// Throws as soft_clip.
+template <class T>
+void auon(TensorView<const T> x, TensorView<T> out, double gamma = 1.5, int hybrid_steps = 0);
+
+extern template void auon<double>(TensorView<const double>, TensorView<double>, double, int);
+extern template void auon<float>(TensorView<const float>, TensorView<float>, double, int);
+extern template void auon<bfloat16>(TensorView<const bfloat16>, TensorView<bfloat16>, double, int);
+
 }  // namespace raphson

@@ -1,6 +1,7 @@
 // One register of floats or doubles, for whatever instruction set this file is compiled for. Only what the passes use;
 // every operation is the plain IEEE one, so a lane computes what a scalar would, `fma` apart: SSE has none and rounds
-// twice. `*_part` touches the first `count` lanes only (0 ≤ count ≤ width); the others load as zero.
+// twice. `*_part` touches the first `count` lanes only (0 ≤ count ≤ width), store_part also from lane `first` on; lanes
+// that are not loaded are zero.
 // bfloat16 is widened to float32 on load and rounded to nearest even on store; a NaN stays a NaN, made quiet.
 #pragma once
 
@@ -24,18 +25,43 @@
 #if defined(_MSC_VER) && !defined(__clang__)
 #define RAPHSON_FORCE_INLINE __forceinline
 #define RAPHSON_UNROLL
+#define RAPHSON_NO_UNROLL
 #elif defined(__clang__)
 #define RAPHSON_FORCE_INLINE inline __attribute__((always_inline))
 #define RAPHSON_UNROLL _Pragma("clang loop unroll(full)")
+#define RAPHSON_NO_UNROLL _Pragma("clang loop unroll(disable)")
 #else
 #define RAPHSON_FORCE_INLINE inline __attribute__((always_inline))
 #define RAPHSON_UNROLL _Pragma("GCC unroll 16")
+#define RAPHSON_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
 
 #include "isa.h"
 #include "raphson/view.h"
 
 RAPHSON_ISA_BEGIN
+
+// Fetches the cache line of p, which need not be readable, into the first-level cache or (far) the second; to_write
+// takes it from the other cores too. Every CPU with AVX2 knows prefetchw, but compilers want a flag to believe it.
+#if defined(RAPHSON_SIMD_AVX512) || defined(RAPHSON_SIMD_AVX2) || defined(RAPHSON_SIMD_SSE)
+RAPHSON_FORCE_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+RAPHSON_FORCE_INLINE void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+#if !defined(RAPHSON_SIMD_SSE) && defined(__GNUC__)
+RAPHSON_FORCE_INLINE void prefetch_to_write(const void* p) {
+    __asm__ volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));
+}
+#else
+RAPHSON_FORCE_INLINE void prefetch_to_write(const void* p) { prefetch(p); }
+#endif
+#elif defined(__GNUC__)
+RAPHSON_FORCE_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1, 3); }
+RAPHSON_FORCE_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+RAPHSON_FORCE_INLINE void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
+#else
+RAPHSON_FORCE_INLINE void prefetch_to_write(const void*) {}
+RAPHSON_FORCE_INLINE void prefetch(const void*) {}
+RAPHSON_FORCE_INLINE void prefetch_far(const void*) {}
+#endif
 
 RAPHSON_FORCE_INLINE std::uint32_t float_bits(float x) {
     std::uint32_t u;
@@ -79,7 +105,9 @@ RAPHSON_FORCE_INLINE Vec<float> add(Vec<float> a, Vec<float> b) { return {_mm512
 RAPHSON_FORCE_INLINE Vec<double> add(Vec<double> a, Vec<double> b) { return {_mm512_add_pd(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<float> mul(Vec<float> a, Vec<float> b) { return {_mm512_mul_ps(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> mul(Vec<double> a, Vec<double> b) { return {_mm512_mul_pd(a.v, b.v)}; }
-RAPHSON_FORCE_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+RAPHSON_FORCE_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+    return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
 RAPHSON_FORCE_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
     return {_mm512_fmadd_pd(a.v, b.v, c.v)};
 }
@@ -90,11 +118,14 @@ RAPHSON_FORCE_INLINE Vec<float> load_part(const float* p, int count) {
 RAPHSON_FORCE_INLINE Vec<double> load_part(const double* p, int count) {
     return {_mm512_maskz_loadu_pd(static_cast<__mmask8>(first_lanes(count)), p)};
 }
-RAPHSON_FORCE_INLINE void store_part(float* p, Vec<float> x, int count) {
-    _mm512_mask_storeu_ps(p, first_lanes(count), x.v);
+RAPHSON_FORCE_INLINE __mmask16 lanes_between(int first, int count) {
+    return static_cast<__mmask16>(first_lanes(count) & ~first_lanes(first));
 }
-RAPHSON_FORCE_INLINE void store_part(double* p, Vec<double> x, int count) {
-    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first_lanes(count)), x.v);
+RAPHSON_FORCE_INLINE void store_part(float* p, Vec<float> x, int count, int first = 0) {
+    _mm512_mask_storeu_ps(p, lanes_between(first, count), x.v);
+}
+RAPHSON_FORCE_INLINE void store_part(double* p, Vec<double> x, int count, int first = 0) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(lanes_between(first, count)), x.v);
 }
 RAPHSON_FORCE_INLINE Vec<float> widen(__m256i x) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16))};
@@ -117,10 +148,9 @@ RAPHSON_FORCE_INLINE Vec<float> load_part(const bfloat16* p, int count) {
 RAPHSON_FORCE_INLINE void store(bfloat16* p, Vec<float> x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x));
 }
-RAPHSON_FORCE_INLINE void store_part(bfloat16* p, Vec<float> x, int count) {
-    _mm256_mask_storeu_epi16(p, first_lanes(count), narrow(x));
+RAPHSON_FORCE_INLINE void store_part(bfloat16* p, Vec<float> x, int count, int first = 0) {
+    _mm256_mask_storeu_epi16(p, lanes_between(first, count), narrow(x));
 }
-RAPHSON_FORCE_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 RAPHSON_FORCE_INLINE void transpose(Vec<float> (&r)[16]) {
     __m512 s[16];
@@ -185,7 +215,9 @@ RAPHSON_FORCE_INLINE Vec<float> add(Vec<float> a, Vec<float> b) { return {_mm256
 RAPHSON_FORCE_INLINE Vec<double> add(Vec<double> a, Vec<double> b) { return {_mm256_add_pd(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<float> mul(Vec<float> a, Vec<float> b) { return {_mm256_mul_ps(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> mul(Vec<double> a, Vec<double> b) { return {_mm256_mul_pd(a.v, b.v)}; }
-RAPHSON_FORCE_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+RAPHSON_FORCE_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+    return {_mm256_fmadd_ps(a.v, b.v, c.v)};
+}
 RAPHSON_FORCE_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
     return {_mm256_fmadd_pd(a.v, b.v, c.v)};
 }
@@ -204,7 +236,6 @@ RAPHSON_FORCE_INLINE void store(bfloat16* p, Vec<float> x) {
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0x08);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
 }
-RAPHSON_FORCE_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 RAPHSON_FORCE_INLINE void transpose(Vec<float> (&r)[8]) {
     __m256 s[8];
@@ -270,7 +301,6 @@ RAPHSON_FORCE_INLINE void store(bfloat16* p, Vec<float> x) {
     const __m128i wide = _mm_blendv_epi8(_mm_srli_epi32(sum, 16), quiet, nan);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(wide, wide));
 }
-RAPHSON_FORCE_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 RAPHSON_FORCE_INLINE void transpose(Vec<float> (&r)[4]) { _MM_TRANSPOSE4_PS(r[0].v, r[1].v, r[2].v, r[3].v); }
 RAPHSON_FORCE_INLINE void transpose(Vec<double> (&r)[2]) {
     const __m128d low = _mm_unpacklo_pd(r[0].v, r[1].v);
@@ -312,7 +342,6 @@ RAPHSON_FORCE_INLINE void store(bfloat16* p, Vec<float> x) {
     const uint32x4_t quiet = vorrq_u32(high, vdupq_n_u32(0x40));
     vst1_u16(&p->bits, vmovn_u32(vbslq_u32(vceqq_f32(x.v, x.v), vshrq_n_u32(sum, 16), quiet)));
 }
-RAPHSON_FORCE_INLINE void prefetch(const void*) {}
 RAPHSON_FORCE_INLINE void transpose(Vec<float> (&r)[4]) {
     const float32x4_t a = vtrn1q_f32(r[0].v, r[1].v), b = vtrn2q_f32(r[0].v, r[1].v);
     const float32x4_t c = vtrn1q_f32(r[2].v, r[3].v), d = vtrn2q_f32(r[2].v, r[3].v);
@@ -342,7 +371,6 @@ RAPHSON_FORCE_INLINE Vec<float> load(const bfloat16* p) { return {widen(*p)}; }
 RAPHSON_FORCE_INLINE void store(float* p, Vec<float> x) { *p = x.v; }
 RAPHSON_FORCE_INLINE void store(double* p, Vec<double> x) { *p = x.v; }
 RAPHSON_FORCE_INLINE void store(bfloat16* p, Vec<float> x) { *p = narrow(x.v); }
-RAPHSON_FORCE_INLINE void prefetch(const void*) {}
 template <class T>
 RAPHSON_FORCE_INLINE Vec<T> add(Vec<T> a, Vec<T> b) {
     return {a.v + b.v};
@@ -374,17 +402,23 @@ RAPHSON_FORCE_INLINE auto load_lanes(const T* p, int count) {
     return load(lanes);
 }
 template <class Lane, class T>
-RAPHSON_FORCE_INLINE void store_lanes(T* p, Vec<Lane> x, int count) {
+RAPHSON_FORCE_INLINE void store_lanes(T* p, Vec<Lane> x, int count, int first) {
     T lanes[Vec<Lane>::width];
     store(lanes, x);
-    for (int i = 0; i < count; ++i) p[i] = lanes[i];
+    for (int i = first; i < count; ++i) p[i] = lanes[i];
 }
 RAPHSON_FORCE_INLINE Vec<float> load_part(const float* p, int count) { return load_lanes<float>(p, count); }
 RAPHSON_FORCE_INLINE Vec<double> load_part(const double* p, int count) { return load_lanes<double>(p, count); }
 RAPHSON_FORCE_INLINE Vec<float> load_part(const bfloat16* p, int count) { return load_lanes<float>(p, count); }
-RAPHSON_FORCE_INLINE void store_part(float* p, Vec<float> x, int count) { store_lanes(p, x, count); }
-RAPHSON_FORCE_INLINE void store_part(double* p, Vec<double> x, int count) { store_lanes(p, x, count); }
-RAPHSON_FORCE_INLINE void store_part(bfloat16* p, Vec<float> x, int count) { store_lanes(p, x, count); }
+RAPHSON_FORCE_INLINE void store_part(float* p, Vec<float> x, int count, int first = 0) {
+    store_lanes(p, x, count, first);
+}
+RAPHSON_FORCE_INLINE void store_part(double* p, Vec<double> x, int count, int first = 0) {
+    store_lanes(p, x, count, first);
+}
+RAPHSON_FORCE_INLINE void store_part(bfloat16* p, Vec<float> x, int count, int first = 0) {
+    store_lanes(p, x, count, first);
+}
 #endif
 
 RAPHSON_ISA_END

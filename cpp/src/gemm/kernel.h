@@ -14,15 +14,22 @@
 
 RAPHSON_ISA_BEGIN
 
+// A packing block asks for rows of B this many steps before it needs them.
+constexpr int pack_distance = 16;
+
 // One register block and one block of k.
 template <class F>
 struct Block {
     std::int64_t steps;
     const typename F::Operand* a;  // row major, a_stride operands from row to row
     std::int64_t a_stride;
-    const typename F::Operand* b;  // in a packed panel, 64-byte aligned
-    typename F::Sum* sums;         // between blocks of k: R rows of W vectors
-    bool first, last;              // of the blocks of k
+    typename F::Operand* b;           // a packed panel, 64-byte aligned
+    const typename F::Store* source;  // what a packing block reads instead, and leaves in the panel; row major
+    std::int64_t source_stride;
+    const char* ahead;        // what a later block reads: fetched into the second-level cache, in every sweep
+    std::int64_t ahead_step;  // this many bytes further
+    typename F::Sum* sums;    // between blocks of k: R rows of W vectors
+    bool first, last;         // of the blocks of k
     typename F::Sum alpha, beta;
     const typename F::Store* d;
     std::int64_t d_stride;
@@ -49,35 +56,60 @@ inline void finish_narrow(const Block<F>& t, int rows, int vectors, const typena
     }
 }
 
+// Longer sweeps gain nothing: the loop's own instructions fit in beside the multiply-adds.
+constexpr int sweep_steps = 2;
+constexpr int sweeps_a_round = 4;
+
 // A pointer to every third row, each hidden from the optimiser: left alone, compilers keep an address for every row and
 // step, run out of registers and load the addresses again and again.
 template <int R>
 constexpr int row_groups = (R + 2) / 3;
 
-template <class F, int R, int W, int Steps>
-RAPHSON_FORCE_INLINE void sweep(const typename F::Operand* (&a)[row_groups<R>], std::int64_t a_stride,
-                                const typename F::Operand*& b, Vec<typename F::Sum> (&sum)[R][W]) {
+template <class F, int R>
+struct Cursor {
+    const typename F::Operand* a[row_groups<R>];
+    std::int64_t a_stride;
+    typename F::Operand* b;
+    const typename F::Store* source;
+    std::int64_t source_stride;
+};
+
+template <class F, int R, int W, bool Packs, int Steps>
+RAPHSON_FORCE_INLINE void sweep(Cursor<F, R>& at, Vec<typename F::Sum> (&sum)[R][W]) {
+    constexpr int width = vector_width<F>;
     RAPHSON_UNROLL
     for (int s = 0; s < Steps; ++s) {
         Vec<typename F::Sum> row[W];
         RAPHSON_UNROLL
-        for (int j = 0; j < W; ++j) row[j] = F::row(b + s * panel_step<F> + j * vector_width<F> * F::depth);
+        for (int j = 0; j < W; ++j) {
+            typename F::Operand* b = at.b + s * panel_step<F> + j * width * F::depth;
+            if constexpr (Packs) {
+                const typename F::Store* source = at.source + s * F::depth * at.source_stride + j * width;
+                prefetch(source + pack_distance * F::depth * at.source_stride);
+                row[j] = F::step(source, at.source_stride, F::depth, width);
+                F::put(b, row[j]);
+            } else {
+                row[j] = F::row(b);
+            }
+        }
         RAPHSON_UNROLL
         for (int i = 0; i < R; ++i) {
-            const auto entry = F::entry(a[i / 3] + (i % 3) * a_stride + s * F::depth);
+            const auto entry = F::entry(at.a[i / 3] + (i % 3) * at.a_stride + s * F::depth);
             RAPHSON_UNROLL
             for (int j = 0; j < W; ++j) sum[i][j] = F::multiply_add(entry, row[j], sum[i][j]);
         }
     }
     RAPHSON_UNROLL
     for (int g = 0; g < row_groups<R>; ++g) {
-        a[g] += Steps * F::depth;
-        RAPHSON_HIDE(a[g]);
+        at.a[g] += Steps * F::depth;
+        RAPHSON_HIDE(at.a[g]);
     }
-    b += Steps * panel_step<F>;
+    at.b += Steps * panel_step<F>;
+    if constexpr (Packs) at.source += Steps * F::depth * at.source_stride;
 }
 
-template <class F, int R, int W>
+// Packs: reads B where it lies and packs it on the way, beside the multiply-adds, where it costs next to nothing.
+template <class F, int R, int W, bool Packs>
 void run_block(const Block<F>& t) {
     using V = Vec<typename F::Sum>;
     constexpr int width = V::width;
@@ -96,14 +128,34 @@ void run_block(const Block<F>& t) {
         }
     }
 
-    constexpr int groups = row_groups<R>;
-    const typename F::Operand* a[groups];
+    Cursor<F, R> at;
     RAPHSON_UNROLL
-    for (int g = 0; g < groups; ++g) a[g] = t.a + 3 * g * t.a_stride;
-    const typename F::Operand* b = t.b;
+    for (int g = 0; g < row_groups<R>; ++g) at.a[g] = t.a + 3 * g * t.a_stride;
+    at.a_stride = t.a_stride;
+    at.b = t.b;
+    at.source = t.source;
+    at.source_stride = t.source_stride;
+    const char* ahead = t.ahead;
+    const std::int64_t ahead_step = t.ahead_step, ahead_half = ahead_step / 2;
+    // The stores at the end come in a burst: their lines are sent for on the way, one row a round.
+    const typename F::Store* c = t.c;
+    int c_rows = t.last ? R : 0;
     std::int64_t left = t.steps;
-    for (; left >= 4; left -= 4) sweep<F, R, W, 4>(a, t.a_stride, b, sum);
-    for (; left > 0; --left) sweep<F, R, W, 1>(a, t.a_stride, b, sum);
+    for (; left >= sweep_steps * sweeps_a_round; left -= sweep_steps * sweeps_a_round) {
+        if (--c_rows >= 0) {
+            prefetch_to_write(c);
+            prefetch_to_write(c + t.columns - 1);
+            c += t.c_stride;
+        }
+        RAPHSON_NO_UNROLL
+        for (int s = 0; s < sweeps_a_round; ++s) {
+            prefetch_far(ahead);
+            prefetch_far(ahead + ahead_half);
+            ahead += ahead_step;
+            sweep<F, R, W, Packs, sweep_steps>(at, sum);
+        }
+    }
+    for (; left > 0; --left) sweep<F, R, W, Packs, 1>(at, sum);
 
     if (t.last && t.columns == W * width) {
         const V alpha = splat(t.alpha);
@@ -136,16 +188,18 @@ void run_block(const Block<F>& t) {
     if (t.last) finish_narrow<F>(t, R, W, local);
 }
 
-template <class F, int W, int... R>
+template <class F, int W, bool Packs, int... R>
 inline BlockFn<F> pick_block(int rows, std::integer_sequence<int, R...>) {
-    static constexpr BlockFn<F> functions[] = {run_block<F, R + 1, W>...};
+    static constexpr BlockFn<F> functions[] = {run_block<F, R + 1, W, Packs>...};
     return functions[rows - 1];
 }
-// The function for blocks of `rows` rows (1 … block_rows) and `vectors` (1 or 2) vectors.
+// The function for blocks of `rows` rows (1 … block_rows) and `vectors` (1 or 2) vectors; those that pack have 2.
 template <class F>
-inline BlockFn<F> pick_block(int rows, int vectors) {
+inline BlockFn<F> pick_block(int rows, int vectors, bool packs) {
     constexpr std::make_integer_sequence<int, block_rows> all{};
-    return vectors == 1 ? pick_block<F, 1>(rows, all) : pick_block<F, 2>(rows, all);
+    return packs          ? pick_block<F, 2, true>(rows, all)
+           : vectors == 1 ? pick_block<F, 1, false>(rows, all)
+                          : pick_block<F, 2, false>(rows, all);
 }
 
 RAPHSON_ISA_END

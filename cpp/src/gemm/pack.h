@@ -19,36 +19,30 @@ inline void pack_rows(const typename F::Store* a, std::int64_t stride, std::int6
     }
 }
 
-// Columns of B (entries × columns, row major) in panels, each `steps` long, zeros to the right.
+// One panel of B: `columns` (≤ panel_width) columns of a row-major matrix, zeros to their right. Where one vector holds
+// them all, the second stays unset: nobody reads it.
 template <class F>
 inline void pack_columns(const typename F::Store* b, std::int64_t stride, std::int64_t entries, std::int64_t columns,
                          typename F::Operand* out) {
     constexpr int width = vector_width<F>;
-    const std::int64_t steps = (entries + F::depth - 1) / F::depth;
-    for (std::int64_t s = 0; s < steps; ++s) {
-        const typename F::Store* from = b + s * F::depth * stride;
-        const int rows = entries - s * F::depth < F::depth ? 1 : F::depth;
-        typename F::Operand* to = out + s * panel_step<F>;
-        for (std::int64_t j = 0; j < columns; j += panel_width<F>, to += steps * panel_step<F>) {
-            const int left = static_cast<int>(columns - j < panel_width<F> ? columns - j : panel_width<F>);
-            F::put(to, F::step(from + j, stride, rows, left));
-            const auto second = left > width ? F::step(from + j + width, stride, rows, left - width)
-                                             : zero<typename F::Sum>();
-            F::put(to + width * F::depth, second);
-        }
+    const int count = static_cast<int>(columns);
+    for (std::int64_t p = 0; p < entries; p += F::depth, b += F::depth * stride, out += panel_step<F>) {
+        const int rows = entries - p < F::depth ? 1 : F::depth;
+        F::put(out, F::step(b, stride, rows, count));
+        if (count > width) F::put(out + width * F::depth, F::step(b + width, stride, rows, count - width));
     }
 }
 
-// The same panels of B = Xᵀ from rows of X (columns × entries).
+// The same of B = Xᵀ from `columns` rows of X.
 template <class F>
 inline void pack_transposed(const typename F::Store* x, std::int64_t stride, std::int64_t entries, std::int64_t columns,
                             typename F::Operand* out) {
     constexpr int width = vector_width<F>;
     constexpr int chunk = width * F::depth;
     const std::int64_t steps = (entries + F::depth - 1) / F::depth;
-    const std::int64_t halves = (columns + panel_width<F> - 1) / panel_width<F> * 2;
+    const std::int64_t halves = (columns + width - 1) / width;
     for (std::int64_t h = 0; h < halves; ++h) {
-        typename F::Operand* panel = out + h / 2 * steps * panel_step<F> + h % 2 * chunk;
+        typename F::Operand* panel = out + h * chunk;
         for (std::int64_t s = 0; s < steps; s += width) {
             const std::int64_t left = entries - s * F::depth;
             const int count = static_cast<int>(left < chunk ? left : chunk);
@@ -68,8 +62,7 @@ inline void pack_transposed(const typename F::Store* x, std::int64_t stride, std
     }
 }
 
-// C's entries right of the diagonal in the columns i0 … i1-1 = the entries mirrored at it, for the rows j0 … j1-1, where
-// i0 ≥ j0 and i0 = j0 or i0 ≥ j1.
+// C's entries right of the diagonal in the rows j0 … j1-1 and columns i0 … i1-1 = those they mirror; i0 = j0 or i0 ≥ j1.
 template <class F>
 inline void mirror(typename F::Store* c, std::int64_t stride, std::int64_t i0, std::int64_t i1, std::int64_t j0,
                    std::int64_t j1) {
@@ -85,8 +78,17 @@ inline void mirror(typename F::Store* c, std::int64_t stride, std::int64_t i0, s
                 for (int r = 0; r < width; ++r) store(c + (j + r) * stride + i, block[r]);
                 continue;
             }
-            for (std::int64_t q = j; q < j + width && q < j1; ++q) {
-                for (std::int64_t p = i > q ? i : q + 1; p < i + width && p < i1; ++p) c[q * stride + p] = c[p * stride + q];
+            const int rows = static_cast<int>(i1 - i < width ? i1 - i : width);
+            const int columns = static_cast<int>(j1 - j < width ? j1 - j : width);
+            Vec<typename F::Sum> block[width];
+            RAPHSON_UNROLL
+            for (int r = 0; r < width; ++r) {
+                block[r] = r < rows ? load_part(c + (i + r) * stride + j, columns) : zero<typename F::Sum>();
+            }
+            transpose(block);
+            RAPHSON_UNROLL
+            for (int r = 0; r < width; ++r) {
+                if (r < columns) store_part(c + (j + r) * stride + i, block[r], rows, i == j ? r + 1 : 0);
             }
         }
     }
