@@ -25,7 +25,7 @@ double multiply_adds(std::int64_t rounds, double* sink) {
     volatile typename F::Sum seed = 0.5;
     const V half = splat(seed), one = splat(static_cast<typename F::Sum>(2 * seed));
     V sum[sums];
-    for (int i = 0; i < sums; ++i) sum[i] = splat(static_cast<typename F::Sum>(i * seed));
+    for (int i = 0; i < sums; ++i) sum[i] = mul(splat(static_cast<typename F::Sum>(i)), half);
     for (std::int64_t r = 0; r < rounds; ++r) {
         RAPHSON_UNROLL
         for (int i = 0; i < sums; ++i) sum[i] = advance<F>(half, one, sum[i]);

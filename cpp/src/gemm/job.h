@@ -92,7 +92,8 @@ inline std::int64_t tiles(const Job<F>& job, std::int64_t wanted, Tile* tile) {
 struct RowPanels {
     std::int64_t i, count, height, taller;
 
-    RowPanels(std::int64_t i0, std::int64_t i1) : i(i0), count(pieces(i1 - i0, block_rows)), height(i1 - i0), taller(0) {
+    RowPanels(std::int64_t i0, std::int64_t i1)
+        : i(i0), count(pieces(i1 - i0, block_rows)), height(i1 - i0), taller(0) {
         if (count == 1) return;  // a small matrix has no time for a division
         taller = height % count;
         height /= count;

@@ -1,5 +1,5 @@
 // The matrix products at the level of raw pointers. Matrices are row major with a leading dimension counted in
-// elements; bfloat16 is multiplied exactly, accumulated in float32 and rounded once, to nearest even, when it is stored.
+// elements. bfloat16 is multiplied exactly, accumulated in float32 and rounded once, to nearest even, when stored.
 // Work is spread over the pool by shape only, and every sum over k runs in one fixed order: the number of threads never
 // changes a bit. Inside a parallel_for task the same partition runs on that thread alone.
 #pragma once
@@ -12,7 +12,7 @@ namespace raphson {
 
 template <class T, class Scalar>
 struct GemmFunctions {
-    // C (m×n) = alpha·A (m×k)·B (k×n) + beta·D (m×n). D may be C itself; it is not read when beta is 0 (and may be null).
+    // C (m×n) = alpha·A (m×k)·B (k×n) + beta·D (m×n). D may be C itself; when beta is 0 it is not read and may be null.
     void (*product)(std::int64_t m, std::int64_t n, std::int64_t k, Scalar alpha, const T* a, std::int64_t lda,
                     const T* b, std::int64_t ldb, Scalar beta, const T* d, std::int64_t ldd, T* c, std::int64_t ldc);
     // C (m×m) = alpha·X Xᵀ of X (m×k): one triangle is computed and mirrored, so C is symmetric to the bit.
