@@ -1,12 +1,12 @@
-"""``python -m bench newton_schulz`` and ``python -m bench overhead``, from the top of the repository."""
+"""``python -m bench newton_schulz``, ``muon`` and ``overhead``, from the top of the repository."""
 
 from __future__ import annotations
 
 import argparse
 
-from bench import newton_schulz, overhead
+from bench import muon, newton_schulz, overhead
 
-SUITES = {"newton_schulz": newton_schulz, "overhead": overhead}
+SUITES = {"newton_schulz": newton_schulz, "muon": muon, "overhead": overhead}
 
 
 def main() -> int:

@@ -57,7 +57,8 @@ def symbols_of(objects: list[Path]) -> list[tuple[str, str]]:
 
 
 def demangled(names: list[str]) -> list[str]:
-    return subprocess.run(["c++filt"], input="\n".join(names), check=True, capture_output=True, text=True).stdout.split("\n")
+    lines = subprocess.run(["c++filt"], input="\n".join(names), check=True, capture_output=True, text=True).stdout
+    return lines.split("\n")
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 // mistaken for another's. A family adds one field.
 #pragma once
 
-#include "common/ceilings.h"
+#include "gemm/ceilings.h"
 #include "gemm/table.h"
 #include "newton_schulz/elementwise.h"
 #include "newton_schulz/passes.h"

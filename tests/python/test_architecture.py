@@ -137,6 +137,8 @@ def test_includes_run_downwards():
 
 def test_every_source_is_listed_by_name():
     for path in files("cpp", "tests", "bench", suffixes={".txt", ".cmake"}):
+        if path.parent.name == "consumer":  # it looks for whatever headers were installed
+            continue
         assert not re.search(r"file\s*\(\s*GLOB", path.read_text(encoding="utf-8")), name(path)
     listed = "".join(p.read_text(encoding="utf-8") for p in files("cpp", suffixes={".txt", ".cmake"}))
     assert [name(p) for p in SOURCES + BINDINGS if p.suffix in {".cpp", ".cu"} and p.name not in listed] == []

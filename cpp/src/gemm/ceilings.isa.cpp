@@ -1,4 +1,4 @@
-#include "common/ceilings.h"
+#include "gemm/ceilings.h"
 
 #include "gemm/format.h"
 
