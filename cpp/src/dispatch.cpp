@@ -8,15 +8,15 @@
 
 namespace raphson {
 
-#define RAPHSON_ISA_ENTRY(space)        \
-    namespace space {                   \
-    const KernelTable& kernel_table();  \
+#define RAPHSON_ISA_ENTRY(space)           \
+    namespace space {                      \
+    extern const KernelTable kernel_table; \
     }
 RAPHSON_ISA_LIST
 #undef RAPHSON_ISA_ENTRY
 
 BuiltTables built_tables() {
-#define RAPHSON_ISA_ENTRY(space) {&space::kernel_table(), cpu_runs(#space)},
+#define RAPHSON_ISA_ENTRY(space) {&space::kernel_table, cpu_runs(#space)},
     static const BuiltTable tables[] = {RAPHSON_ISA_LIST};
 #undef RAPHSON_ISA_ENTRY
     return {tables, static_cast<int>(sizeof tables / sizeof *tables)};

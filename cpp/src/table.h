@@ -1,5 +1,6 @@
 // What one instruction set offers: C function pointers and raw memory only, so that nothing compiled for one ISA can be
-// mistaken for another's. A family adds one field.
+// mistaken for another's. A family adds one field, a reference: so the whole table is a constant, filled in when the
+// program is loaded. Not one instruction of an ISA may run before the CPU is known to have it.
 #pragma once
 
 #include "gemm/ceilings.h"
@@ -12,10 +13,10 @@ namespace raphson {
 struct KernelTable {
     const char* isa;            // the name that build_info() and RAPHSON_ISA use
     const char* eigen_version;  // of the Eigen these kernels were compiled with
-    CeilingTable ceilings;
-    GemmTable gemm;
-    NewtonSchulzTable newton_schulz;
-    ElementwiseTable elementwise;  // newton_schulz, the rest of it
+    const CeilingTable& ceilings;
+    const GemmTable& gemm;
+    const NewtonSchulzTable& newton_schulz;
+    const ElementwiseTable& elementwise;  // newton_schulz, the rest of it
 };
 
 // The best table that this CPU and RAPHSON_ISA allow, chosen once. std::invalid_argument for an unknown RAPHSON_ISA.

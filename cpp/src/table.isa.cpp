@@ -12,11 +12,9 @@ extern const GemmTable gemm_table;
 extern const NewtonSchulzTable newton_schulz_table;
 extern const ElementwiseTable elementwise_table;
 
-// A function and not a constant: constants of other files are not initialised in any order.
-const KernelTable& kernel_table() {
-    static const KernelTable table{RAPHSON_ISA_NAME, EIGEN_VERSION_STRING, ceiling_table,
-                                   gemm_table,       newton_schulz_table,  elementwise_table};
-    return table;
-}
+// References to constants of other files are constants themselves: nothing here is computed at start-up.
+extern const KernelTable kernel_table;
+const KernelTable kernel_table{RAPHSON_ISA_NAME, EIGEN_VERSION_STRING, ceiling_table,
+                               gemm_table,       newton_schulz_table,  elementwise_table};
 
 RAPHSON_ISA_END
