@@ -58,7 +58,7 @@ struct Iteration {
         auto *a = static_cast<P*>(buffers.square[0]), *b = static_cast<P*>(buffers.square[1]);
         for (std::size_t t = 0; t < plan.steps.size(); ++t) {
             gemm.gram(m, n, 1, x, n, a, m);
-            if (cancelled()) break;
+            if (poll_cancelled()) break;
             const Step step = t == 0 ? scaled(plan.steps[t], normalize(x, a)) : plan.steps[t];
             const auto sa = static_cast<Scalar>(step.a), sb = static_cast<Scalar>(step.b),
                        sc = static_cast<Scalar>(step.c);
@@ -68,7 +68,7 @@ struct Iteration {
             } else {
                 gemm.product(m, n, m, sb, a, m, x, n, sa, x, n, y, n);
             }
-            if (cancelled()) break;
+            if (poll_cancelled()) break;
             std::swap(x, y);
         }
         return x;
@@ -91,7 +91,7 @@ struct Iteration {
                 std::swap(x, y);
             }
             if (fresh) gemm.gram(m, n, 1, x, n, r, m);
-            if (cancelled()) return x;
+            if (poll_cancelled()) return x;
             const Step step = i == 0 ? scaled(plan.steps[i], normalize(x, r)) : plan.steps[i];
             const auto sa = static_cast<Scalar>(step.a), sb = static_cast<Scalar>(step.b),
                        sc = static_cast<Scalar>(step.c);
@@ -107,7 +107,7 @@ struct Iteration {
                 gemm.symmetric(m, 1, r, m, z, m, sa, r, m, t, m);
                 gemm.symmetric(m, 1, z, m, t, m, sa, t, m, r, m);
             }
-            if (cancelled()) return x;
+            if (poll_cancelled()) return x;
         }
         gemm.product(m, n, m, 1, q, m, x, n, 0, nullptr, 0, y, n);
         return y;
