@@ -27,6 +27,7 @@ from bench.worker import Call
 Array = npt.NDArray[np.float64]
 
 SCHEDULES = ("polar_express", "muon", "you", "cans", "turbo", "root", "cubic", "kovarik")
+ROWS = (*SCHEDULES, "you, normalize=gram")
 SPECTRA = ("Gaussian", "Gaussian 1:4", "Lévy 1.5", "i^-1", "i^-2", "1 to 1e-6")
 TIMED = ("Gaussian", "i^-1")
 MUON = (3.4445, -4.7750, 2.0315)
@@ -49,6 +50,12 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{self.orth:.3f} / {self.polar:.3f} [{self.least:.2f}, {self.greatest:.2f}]"
+
+
+def options(row: str) -> dict[str, Any]:
+    """What a row of the tables hands to ``orthogonalize``."""
+    schedule, _, normalize = row.partition(", normalize=")
+    return {"schedule": schedule} | ({"normalize": normalize} if normalize else {})
 
 
 def levy(generator: np.random.Generator, shape: tuple[int, int], alpha: float = 1.5) -> Array:
@@ -92,7 +99,8 @@ def named_dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)
 
 
@@ -105,8 +113,8 @@ def accuracy(m: int, kinds: list[tuple[str, str]]) -> list[Cell]:
         exact = polar_factor(given)
         for method, dtype in kinds:
             x = given.astype(named_dtype(dtype))
-            for schedule in SCHEDULES:
-                answer = np.asarray(raphson.orthogonalize(x, schedule=schedule, method=method)).astype(np.float64)
+            for schedule in ROWS:
+                answer = np.asarray(raphson.orthogonalize(x, method=method, **options(schedule))).astype(np.float64)
                 orth, polar = errors(answer, exact)
                 values = np.linalg.svd(answer, compute_uv=False)
                 shape = (given.shape[0], given.shape[1])
@@ -122,7 +130,7 @@ def report(cells: list[Cell], kinds: list[tuple[str, str]]) -> None:
         print(f"\n{dtype}, method {method}: orth / polar [least, greatest singular value]\n")
         print("| schedule | " + " | ".join(f"{s.replace(' 1:4', '')}, {shapes[s]}" for s in SPECTRA) + " |")
         print("|---" * (len(SPECTRA) + 1) + "|")
-        for schedule in SCHEDULES:
+        for schedule in ROWS:
             row = [c for c in cells if (c.method, c.dtype, c.schedule) == (method, dtype, schedule)]
             print(f"| {schedule} | " + " | ".join(str(c) for c in row) + " |")
 
@@ -133,7 +141,7 @@ def ours(case: dict[str, Any]) -> dict[str, Call]:
 
     x = sample(case["spectrum"], case["m"]).astype(np.float32)
     out = np.empty_like(x)
-    return {"": lambda: raphson.orthogonalize(x, schedule=case["schedule"], out=out)}
+    return {"": lambda: raphson.orthogonalize(x, out=out, **options(case["schedule"]))}
 
 
 def with_torch(case: dict[str, Any]) -> dict[str, Call]:
@@ -202,7 +210,7 @@ class Timed:
 
 
 def race(m: int, rounds: int) -> list[Timed]:
-    entries = [("ours", schedule) for schedule in SCHEDULES]
+    entries = [("ours", schedule) for schedule in ROWS]
     if importlib.util.find_spec("torch") is not None:
         entries.append(("torch", "muon"))
     entries += [("numpy", "muon"), ("numpy", "svd")]
@@ -254,7 +262,7 @@ def draw_maps(file: Path, m: int) -> None:
 
     from raphson import newton_schulz
 
-    x = np.logspace(-4, 0, 1500)
+    x = np.logspace(-4, 0, 6000)
     figure, axes = plt.subplots(2, 4, figsize=(11, 5.4), sharex=True, sharey=True, layout="constrained")
     for axis, schedule in zip(axes.flat, SCHEDULES, strict=True):
         table = newton_schulz.schedule(schedule, shape=(m, m))
@@ -264,7 +272,7 @@ def draw_maps(file: Path, m: int) -> None:
         for index, (a, b, c) in enumerate(table):
             y = a * y + b * y**3 + c * y**5
             last = index == len(table) - 1
-            axis.plot(x, y, color=colours[index], linewidth=2.0 if last else 0.9)
+            axis.plot(x, y, color=colours[index], linewidth=1.5 if last else 0.7, alpha=1.0 if last else 0.75)
         name = f"{schedule} {m}×{m}" if schedule == "root" else schedule
         axis.set_title(f"{name}: {len(table)} steps, slope {table[:, 0].prod():,.0f}", fontsize=9.5)
         axis.set(xscale="log", xlim=(1e-4, 1), ylim=(0, 1.4))
@@ -281,7 +289,7 @@ def draw_times(file: Path, results: list[Timed], m: int, cpu: str) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
     figure, axes = plt.subplots(1, len(TIMED), figsize=(11, 4.7), layout="constrained")
     palette = plt.get_cmap("tab10")
@@ -301,7 +309,7 @@ def draw_times(file: Path, results: list[Timed], m: int, cpu: str) -> None:
                     color="0.35",
                 )
             elif row.contender == "ours":
-                colour = palette(SCHEDULES.index(row.schedule))
+                colour = palette(ROWS.index(row.schedule))
                 axis.plot(row.milliseconds, row.polar, "o", color=colour, markersize=8, label=row.schedule)
             else:
                 marker = "s" if row.contender == "torch" else "^"
@@ -310,6 +318,12 @@ def draw_times(file: Path, results: list[Timed], m: int, cpu: str) -> None:
         axis.set_title(f"{'Gaussian' if spectrum == 'Gaussian' else 'singular values 1/i'}, {m}×{m}", fontsize=10)
         axis.set(xscale="log", yscale="log", xlabel="milliseconds, one thread")
         axis.yaxis.set_minor_formatter(NullFormatter())
+        low, high = axis.get_ylim()
+        if high < 100 * low:
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.grid(which="both", color="0.92", linewidth=0.6)
     axes[0].set_ylabel("polar error ‖X - UVᵀ‖/√m")

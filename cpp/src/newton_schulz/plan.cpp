@@ -24,7 +24,10 @@ OrthogonalizePlan plan_orthogonalize(std::int64_t rows, std::int64_t cols, DType
     plan.transposed = rows > cols;
     const double m = static_cast<double>(std::min(rows, cols)), n = static_cast<double>(std::max(rows, cols));
 
-    const double standard = orthogonalize_flops(rows, cols, static_cast<std::int64_t>(plan.steps.size()));
+    double standard = 0;
+    for (const Step& step : plan.steps) {
+        standard += orthogonalize_flops(rows, cols, 1) - (step.c == 0 ? m * m * m : 0);  // a cubic step squares nothing
+    }
     double gram = 0;
     for (std::size_t i = 0; i < plan.steps.size(); ++i) {
         const bool fresh = gram_restarts_before(i), last = i + 1 == plan.steps.size();
