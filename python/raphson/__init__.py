@@ -4,11 +4,12 @@ Newton–Schulz matrix iterations today; entropic optimal transport, inverse-Hes
 solvers are being built on the same ground. See https://pypi.org/project/raphson or the README for what works.
 """
 
+from raphson import _core
 from raphson._config import build_info, get_num_threads, set_num_threads
 from raphson._results import ConvergenceWarning
 from raphson.newton_schulz import orthogonalize, orthogonalize_many
 
-__version__: str = build_info()["version"]
+__version__: str = _core.build_info()["version"]  # not ours: that one looks for CUDA
 
 __all__ = [
     "ConvergenceWarning",
