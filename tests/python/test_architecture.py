@@ -145,7 +145,7 @@ def test_every_source_is_listed_by_name():
 
 
 def test_no_flag_loosens_arithmetic():
-    candidates = own_files() + [ROOT / ".ci" / "run", ROOT / "pyproject.toml"]
+    candidates = [*own_files(), ROOT / ".ci" / "run", ROOT / "pyproject.toml"]
     found = [(name(p), f) for p in candidates for f in FAST_MATH if f in p.read_text(encoding="utf-8", errors="ignore")]
     assert found == []
     assert "-ffp-contract" in (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
