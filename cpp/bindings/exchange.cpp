@@ -53,9 +53,9 @@ void fill(ExchangeType& entry) {
         return;
     }
     entry.requires_grad = property_behind(entry.type, "requires_grad");
-    entry.base = property_behind(entry.type, "_base");
+    entry.is_view = method_behind(entry.type, "_is_view");
     entry.is_neg = method_behind(entry.type, "is_neg");
-    if (entry.requires_grad == nullptr || entry.base == nullptr || entry.is_neg == nullptr) {
+    if (entry.requires_grad == nullptr || entry.is_view == nullptr || entry.is_neg == nullptr) {
         entry.api = nullptr;  // this torch hides what we have to ask for: its __dlpack__ refuses by itself
     }
 }

@@ -14,10 +14,10 @@ struct ExchangeType {
     const DLPackExchangeAPI* api; // null: the type has none
     const char* refusal;          // not null: why tensors of this type are never taken
     // torch's exchange functions export tensors that require grad and lazily negated views as if they were plain memory.
-    // These are the C functions behind `requires_grad`, `_base` and `is_neg`, null for other libraries. (Lazy conjugation
+    // These are the C functions behind `requires_grad`, `_is_view` and `is_neg`, null for other libraries. (Lazy conjugation
     // is for complex tensors, whose dtype nobody here takes.)
-    PyGetSetDef *requires_grad, *base;
-    PyCFunction is_neg;
+    PyGetSetDef* requires_grad;
+    PyCFunction is_view, is_neg;
     const char* framework;        // first part of the type's module name
 };
 

@@ -185,8 +185,8 @@ void Tensor::read_exchange(const ExchangeType& type) {
     }
 }
 
-// Asking is_neg() costs more than all the rest. Only views can be negated lazily, so a small contiguous tensor without a
-// base need not be asked. (torch does not record bases in inference mode, but the negated views made by its public
+// Asking is_neg() costs more than all the rest. Only views can be negated lazily, so a small contiguous tensor that is
+// none need not be asked. (torch does not record views in inference mode, but the negated views made by its public
 // functions, imaginary parts, are never contiguous.)
 bool Tensor::may_be_lazy(const ExchangeType& type) const {
     constexpr std::int64_t asking_is_cheap = 4096;  // elements
@@ -196,9 +196,9 @@ bool Tensor::may_be_lazy(const ExchangeType& type) const {
         step *= shape_[i];
     }
     if (step <= 1 || step >= asking_is_cheap) return true;
-    const auto base = py::reinterpret_steal<py::object>(type.base->get(object_.ptr(), type.base->closure));
-    if (!base) throw py::error_already_set();
-    return !base.is_none();
+    const auto view = py::reinterpret_steal<py::object>(type.is_view(object_.ptr(), nullptr));
+    if (!view) throw py::error_already_set();
+    return view.ptr() != Py_False;
 }
 
 void Tensor::hold() {
