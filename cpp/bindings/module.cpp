@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, m) {
     raphson::bindings::bind_tensor(m);
     raphson::bindings::bind_newton_schulz(m);
     raphson::bindings::bind_newton_schulz_extra(m);
+    raphson::bindings::bind_ihvp(m);
 }

@@ -5,6 +5,7 @@
 
 #include "gemm/ceilings.h"
 #include "gemm/table.h"
+#include "ihvp/passes.h"
 #include "newton_schulz/elementwise.h"
 #include "newton_schulz/passes.h"
 
@@ -17,6 +18,7 @@ struct KernelTable {
     const GemmTable& gemm;
     const NewtonSchulzTable& newton_schulz;
     const ElementwiseTable& elementwise;  // newton_schulz, the rest of it
+    const IhvpTable& ihvp;
 };
 
 // The best table that this CPU and RAPHSON_ISA allow, chosen once. std::invalid_argument for an unknown RAPHSON_ISA.

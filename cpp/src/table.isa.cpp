@@ -11,10 +11,11 @@ extern const CeilingTable ceiling_table;
 extern const GemmTable gemm_table;
 extern const NewtonSchulzTable newton_schulz_table;
 extern const ElementwiseTable elementwise_table;
+extern const IhvpTable ihvp_table;
 
 // References to constants of other files are constants themselves: nothing here is computed at start-up.
 extern const KernelTable kernel_table;
 const KernelTable kernel_table{RAPHSON_ISA_NAME, EIGEN_VERSION_STRING, ceiling_table,
-                               gemm_table,       newton_schulz_table,  elementwise_table};
+                               gemm_table,       newton_schulz_table,  elementwise_table, ihvp_table};
 
 RAPHSON_ISA_END

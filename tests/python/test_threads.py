@@ -261,7 +261,8 @@ def test_the_interpreter_ends_while_the_pool_waits(run_python):
 # ---- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell start with SIGINT ignored
 import numpy as np
 import raphson
 rng = np.random.default_rng(0)

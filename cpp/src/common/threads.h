@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <type_traits>
 
 namespace raphson {
 
@@ -17,6 +18,15 @@ using TaskFn = void (*)(void* context, std::int64_t task);
 // thread keeps the pool busy, the caller's thread runs them all, in order. After a cancellation the tasks that have not
 // begun are skipped: the driver must ask cancelled() before it uses what they were to compute.
 void parallel_for(std::int64_t tasks, TaskFn fn, void* context);
+
+// The same with anything that can be called with a task's number.
+template <class Task>
+void parallel_for(std::int64_t tasks, Task&& task) {
+    using Callable = std::remove_reference_t<Task>;
+    parallel_for(
+        tasks, [](void* context, std::int64_t i) { (*static_cast<Callable*>(context))(i); },
+        const_cast<void*>(static_cast<const void*>(&task)));
+}
 
 // True once a PollScope of the computation running here has asked for its end. Cheap: reads a flag.
 bool cancelled();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace raphson {
 
@@ -15,6 +16,10 @@ public:
     Workspace& operator=(const Workspace&) = delete;
 
     void* take(std::size_t bytes);
+    template <class T>
+    T* take_array(std::int64_t count) {
+        return static_cast<T*>(take(static_cast<std::size_t>(count > 0 ? count : 1) * sizeof(T)));
+    }
 
 private:
     std::size_t chunk_;
