@@ -7,13 +7,14 @@ solvers are being built on the same ground. The README says what works.
 from raphson import _core
 from raphson._config import build_info, get_num_threads, set_num_threads
 from raphson._results import ConvergenceWarning
-from raphson.ihvp import GradientWindow
+from raphson.ihvp import FisherInverse, GradientWindow
 from raphson.newton_schulz import orthogonalize, orthogonalize_many
 
 __version__: str = _core.build_info()["version"]  # not ours: that one looks for CUDA
 
 __all__ = [
     "ConvergenceWarning",
+    "FisherInverse",
     "GradientWindow",
     "__version__",
     "build_info",

@@ -9,15 +9,26 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._fisher import (
+    FisherInverse,
+    OutOfRangeError,
+    PruneResult,
+    gauss_newton_step,
+    influence_scores,
+    rank_one_inverse_update,
+)
 
-__all__ = ["GradientWindow"]
+__all__ = [
+    "FisherInverse",
+    "GradientWindow",
+    "PruneResult",
+    "gauss_newton_step",
+    "influence_scores",
+    "rank_one_inverse_update",
+]
 
 ArrayT = TypeVar("ArrayT")
 Damping = float | tuple[str, float]
-
-
-class _OutOfRangeError(IndexError, ValueError):
-    """An index outside of the window: both what Python and what this library raise for it."""
 
 
 def _split(damping: Any, function: str) -> tuple[float, bool]:
@@ -277,7 +288,7 @@ class GradientWindow:
             return self._core.quadratic_vector(x)
         index = operator.index(x)
         if len(self) > 0 and not 0 <= index < len(self):
-            raise _OutOfRangeError(f"quadratic: index {index} is out of range for a window of {len(self)} gradients")
+            raise OutOfRangeError(f"quadratic: index {index} is out of range for a window of {len(self)} gradients")
         return self._core.quadratic_index(index)
 
     def logdet(self) -> float:

@@ -66,14 +66,22 @@ void dot_all(const S* rows, int64_t stride, int64_t count, int64_t width, const 
 // int8 with general x: block by block, each with the scale of its row.
 void dot_int8(const Rows& rows, int64_t width, const double* x, double* sums) {
     const auto* data = static_cast<const std::int8_t*>(rows.data);
-    for (int64_t j = 0; j < rows.count; ++j) {
-        double sum = 0;
+    for (int64_t j = 0; j < rows.count;) {
+        const int64_t here = rows.count - j >= 4 ? 4 : 1;
         for (int64_t k = 0; k < width; k += int8_block) {
-            double block = 0;
-            dot_rows<1>(data + j * rows.stride + k, rows.stride, std::min(int8_block, width - k), x + k, &block);
-            sum += block * static_cast<double>(rows.scales[j * rows.scale_stride + k / int8_block]);
+            double block[4] = {};
+            const std::int8_t* first = data + j * rows.stride + k;
+            const int64_t wide = std::min(int8_block, width - k);
+            if (here == 4) {
+                dot_rows<4>(first, rows.stride, wide, x + k, block);
+            } else {
+                dot_rows<1>(first, rows.stride, wide, x + k, block);
+            }
+            for (int64_t r = 0; r < here; ++r) {
+                sums[j + r] += block[r] * static_cast<double>(rows.scales[(j + r) * rows.scale_stride + k / int8_block]);
+            }
         }
-        sums[j] += sum;
+        j += here;
     }
 }
 
@@ -87,48 +95,93 @@ void products(const Rows& rows, int64_t width, const double* x, double* sums) {
     });
 }
 
-// Exact: 256 products of at most 127² fit into 32 bits.
-RAPHSON_FORCE_INLINE std::int32_t dot_block(const std::int8_t* a, const std::int8_t* b, int64_t width) {
-    int64_t k = 0;
-    std::int32_t sum = 0;
+// Exact: 256 products of at most 127² fit into 32 bits; the sums of a block are taken apart over lanes and widened, so
+// that only whole rows end in a sum over lanes. `rows` rows share the reads of x.
+#if defined(RAPHSON_SIMD_AVX512) || defined(RAPHSON_SIMD_AVX2)
 #if defined(RAPHSON_SIMD_AVX512)
-    __m512i sums = _mm512_setzero_si512();
-    for (; k + 32 <= width; k += 32) {
-        const __m512i wide_a = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + k)));
-        const __m512i wide_b = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + k)));
-        sums = _mm512_add_epi32(sums, _mm512_madd_epi16(wide_a, wide_b));
-    }
-    sum = _mm512_reduce_add_epi32(sums);
-#elif defined(RAPHSON_SIMD_AVX2)
-    __m256i sums = _mm256_setzero_si256();
-    for (; k + 16 <= width; k += 16) {
-        const __m256i wide_a = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a + k)));
-        const __m256i wide_b = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b + k)));
-        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(wide_a, wide_b));
-    }
-    std::int32_t lanes[8];
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), sums);
-    for (const std::int32_t lane : lanes) sum += lane;
-#endif
-    for (; k < width; ++k) sum += static_cast<std::int32_t>(a[k]) * b[k];
-    return sum;
+constexpr int64_t at_once = 32;
+using Shorts = __m512i;
+RAPHSON_FORCE_INLINE Shorts load_shorts(const std::int8_t* p) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+RAPHSON_FORCE_INLINE Shorts add_products(Shorts a, Shorts b, Shorts c) { return _mm512_add_epi32(c, _mm512_madd_epi16(a, b)); }
+RAPHSON_FORCE_INLINE Shorts no_shorts() { return _mm512_setzero_si512(); }
+RAPHSON_FORCE_INLINE Vec<double> widen_sums(Shorts x) {  // exact: |sums| < 2²³
+    return {_mm512_cvtepi32_pd(_mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1)))};
+}
+#else
+constexpr int64_t at_once = 16;
+using Shorts = __m256i;
+RAPHSON_FORCE_INLINE Shorts load_shorts(const std::int8_t* p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+RAPHSON_FORCE_INLINE Shorts add_products(Shorts a, Shorts b, Shorts c) { return _mm256_add_epi32(c, _mm256_madd_epi16(a, b)); }
+RAPHSON_FORCE_INLINE Shorts no_shorts() { return _mm256_setzero_si256(); }
+RAPHSON_FORCE_INLINE Vec<double> widen_sums(Shorts x) {
+    return {_mm256_cvtepi32_pd(_mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)))};
+}
+#endif
+
+template <int N>
+RAPHSON_FORCE_INLINE void dot_rows_int8(const std::int8_t* first, int64_t stride, const float* scales, int64_t scale_stride,
+                                        int64_t width, const std::int8_t* x, const float* x_scales, double* sums) {
+    Vec<double> total[N];
+    double rest[N] = {};
+    RAPHSON_UNROLL
+    for (int r = 0; r < N; ++r) total[r] = zero<double>();
+    for (int64_t start = 0, q = 0; start < width; start += int8_block, ++q) {
+        const int64_t end = std::min(start + int8_block, width);
+        Shorts block[N];
+        RAPHSON_UNROLL
+        for (int r = 0; r < N; ++r) block[r] = no_shorts();
+        int64_t k = start;
+        for (; k + at_once <= end; k += at_once) {
+            const Shorts shared = load_shorts(x + k);
+            RAPHSON_UNROLL
+            for (int r = 0; r < N; ++r) {
+                const std::int8_t* row = first + r * stride + k;
+                prefetch(row + ahead);
+                block[r] = add_products(load_shorts(row), shared, block[r]);
+            }
+        }
+        RAPHSON_UNROLL
+        for (int r = 0; r < N; ++r) {
+            const double scale = static_cast<double>(scales[r * scale_stride + q]) * static_cast<double>(x_scales[q]);
+            total[r] = fma(splat(scale), widen_sums(block[r]), total[r]);
+            std::int32_t tail = 0;
+            for (int64_t i = k; i < end; ++i) tail += static_cast<std::int32_t>(first[r * stride + i]) * x[i];
+            if (k < end) rest[r] += scale * static_cast<double>(tail);
+        }
+    }
+    RAPHSON_UNROLL
+    for (int r = 0; r < N; ++r) sums[r] += sum_lanes(total[r]) + rest[r];
+}
+#else
+template <int N>
+void dot_rows_int8(const std::int8_t* first, int64_t stride, const float* scales, int64_t scale_stride, int64_t width,
+                   const std::int8_t* x, const float* x_scales, double* sums) {
+    for (int r = 0; r < N; ++r) {
+        for (int64_t start = 0, q = 0; start < width; start += int8_block, ++q) {
+            const int64_t end = std::min(start + int8_block, width);
+            std::int32_t block = 0;
+            for (int64_t k = start; k < end; ++k) block += static_cast<std::int32_t>(first[r * stride + k]) * x[k];
+            sums[r] += static_cast<double>(block) *
+                       (static_cast<double>(scales[r * scale_stride + q]) * static_cast<double>(x_scales[q]));
+        }
+    }
+}
+#endif
 
 void products_int8(const Rows& rows, int64_t width, const std::int8_t* x, const float* x_scales, double* sums) {
     const auto* data = static_cast<const std::int8_t*>(rows.data);
-    for (int64_t j = 0; j < rows.count; ++j) {
-        const std::int8_t* row = data + j * rows.stride;
-        const float* scales = rows.scales + j * rows.scale_stride;
-        double sum = 0;
-        for (int64_t k = 0, q = 0; k < width; k += int8_block, ++q) {
-            prefetch(row + k + ahead);
-            prefetch(row + k + ahead + 64);
-            prefetch(row + k + ahead + 128);
-            prefetch(row + k + ahead + 192);
-            const std::int32_t block = dot_block(row + k, x + k, std::min(int8_block, width - k));
-            sum += static_cast<double>(block) * (static_cast<double>(scales[q]) * static_cast<double>(x_scales[q]));
-        }
-        sums[j] += sum;
+    int64_t j = 0;
+    for (; j + 4 <= rows.count; j += 4) {
+        dot_rows_int8<4>(data + j * rows.stride, rows.stride, rows.scales + j * rows.scale_stride, rows.scale_stride, width, x,
+                         x_scales, sums + j);
+    }
+    for (; j < rows.count; ++j) {
+        dot_rows_int8<1>(data + j * rows.stride, rows.stride, rows.scales + j * rows.scale_stride, rows.scale_stride, width, x,
+                         x_scales, sums + j);
     }
 }
 
@@ -173,17 +226,17 @@ void add_all(const S* rows, int64_t stride, int64_t count, int64_t width, const 
 
 void combine_int8(const Rows& rows, int64_t width, const double* coefficients, double* out) {
     const auto* data = static_cast<const std::int8_t*>(rows.data);
-    constexpr int64_t at_once = 8;
-    for (int64_t j = 0; j < rows.count; j += at_once) {
-        const int64_t here = std::min(at_once, rows.count - j);
+    constexpr int64_t group = 8;
+    for (int64_t j = 0; j < rows.count; j += group) {
+        const int64_t here = std::min(group, rows.count - j);
         for (int64_t k = 0; k < width; k += int8_block) {
-            double scaled[at_once];
+            double scaled[group];
             for (int64_t r = 0; r < here; ++r) {
                 scaled[r] = coefficients[j + r] * static_cast<double>(rows.scales[(j + r) * rows.scale_stride + k / int8_block]);
             }
             const std::int8_t* first = data + j * rows.stride + k;
             const int64_t wide = std::min(int8_block, width - k);
-            if (here == at_once) {
+            if (here == group) {
                 add_rows<8>(first, rows.stride, wide, scaled, j == 0, out + k);
             } else {
                 for (int64_t r = 0; r < here; ++r) {
@@ -210,22 +263,45 @@ void combine(const Rows& rows, int64_t width, const double* coefficients, double
 
 // ---- one vector ----------------------------------------------------------------------------------------------------------
 
+// Magnitudes compare as integers do, NaN and Inf above all others: a loop that every compiler vectorises.
+template <class Word>
+Word largest_magnitude(const void* x, int64_t width) {
+    constexpr Word mask = static_cast<Word>(~(Word{1} << (8 * sizeof(Word) - 1)));
+    Word max = 0;
+    for (int64_t k = 0; k < width; ++k) {
+        Word word;
+        std::memcpy(&word, static_cast<const char*>(x) + k * static_cast<int64_t>(sizeof word), sizeof word);
+        word = static_cast<Word>(word & mask);
+        max = word > max ? word : max;
+    }
+    return max;
+}
+
+double largest(const double* x, int64_t width) {
+    const auto word = largest_magnitude<std::int64_t>(x, width);
+    double value;
+    std::memcpy(&value, &word, sizeof value);
+    return value;
+}
+double largest(const float* x, int64_t width) {
+    return static_cast<double>(bits_float(static_cast<std::uint32_t>(largest_magnitude<std::int32_t>(x, width))));
+}
+double largest(const bfloat16* x, int64_t width) {
+    return to_double(bfloat16{static_cast<std::uint16_t>(largest_magnitude<std::int16_t>(x, width))});
+}
+double largest(const half* x, int64_t width) {
+    return to_double(half{static_cast<std::uint16_t>(largest_magnitude<std::int16_t>(x, width))});
+}
+double largest(const std::int8_t*, int64_t) { return 0; }  // no gradient comes so
+
 template <class S>
 VectorScan scan_vector(const S* x, int64_t width, const float* residual) {
-    constexpr int lanes = 16;
-    double max[lanes] = {};
-    bool bad = false;
-    const auto look = [&](int64_t k, int lane) {
-        const double size = std::fabs(to_double(x[k]) + (residual != nullptr ? static_cast<double>(residual[k]) : 0.0));
-        bad |= !(size <= std::numeric_limits<double>::max());
-        max[lane] = size > max[lane] ? size : max[lane];
-    };
-    int64_t k = 0;
-    for (; k + lanes <= width; k += lanes) {
-        for (int l = 0; l < lanes; ++l) look(k + l, l);
+    double max = largest(x, width);
+    bool finite = max <= std::numeric_limits<double>::max();
+    for (int64_t k = 0; residual != nullptr && finite && k < width; ++k) {
+        max = std::max(max, std::fabs(to_double(x[k]) + static_cast<double>(residual[k])));
     }
-    for (; k < width; ++k) look(k, 0);
-    return {*std::max_element(max, max + lanes), !bad};
+    return {max, finite};
 }
 
 VectorScan scan(Stored type, const void* x, int64_t width, const float* residual) {
@@ -282,22 +358,18 @@ void store_int8(double* x, int64_t width, std::int8_t* row, float* scales) {
     constexpr float round_here = 12582912.0f;  // 1.5·2²³: adding and taking it away rounds to the nearest integer
     for (int64_t k = 0; k < width; k += int8_block, ++scales) {
         const int64_t wide = std::min(int8_block, width - k);
-        float max = 0;
         float values[int8_block];
-        for (int64_t i = 0; i < wide; ++i) {
-            values[i] = static_cast<float>(x[k + i]);
-            const float size = std::fabs(values[i]);
-            max = size > max ? size : max;
-        }
+        for (int64_t i = 0; i < wide; ++i) values[i] = static_cast<float>(x[k + i]);
+        const float max = bits_float(static_cast<std::uint32_t>(largest_magnitude<std::int32_t>(values, wide)));
         float scale = max / 127.0f;
         if (!(scale >= std::numeric_limits<float>::min())) scale = max > 0 ? std::numeric_limits<float>::min() : 0.0f;
         *scales = scale;
         const float divisor = scale > 0 ? scale : 1.0f;
-        for (int64_t i = 0; i < wide; ++i) {
-            const float q = (values[i] / divisor + round_here) - round_here;
-            row[k + i] = static_cast<std::int8_t>(static_cast<int>(q > 127 ? 127.0f : q < -127 ? -127.0f : q));
-            x[k + i] = static_cast<double>(row[k + i]) * static_cast<double>(scale);
+        for (int64_t i = 0; i < wide; ++i) {  // |x/scale| < 127.5
+            values[i] = (values[i] / divisor + round_here) - round_here;
         }
+        for (int64_t i = 0; i < wide; ++i) row[k + i] = static_cast<std::int8_t>(static_cast<std::int32_t>(values[i]));
+        for (int64_t i = 0; i < wide; ++i) x[k + i] = static_cast<double>(values[i]) * static_cast<double>(scale);
     }
 }
 
