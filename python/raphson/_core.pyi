@@ -67,6 +67,7 @@ def schedule(name: str, steps: int, rows: int, cols: int) -> npt.NDArray[np.floa
 def minimax_schedule(
     lower: float, steps: int, degree: int, safety: float, cushion: float
 ) -> npt.NDArray[np.float64]: ...
+
 class FisherInverse:
     def __init__(self, grads: Any, damping: float, block_size: int) -> None: ...
     @property

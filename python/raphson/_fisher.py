@@ -141,7 +141,10 @@ class FisherInverse:
         return result
 
     def diagonal(self) -> Any:
-        """The diagonal of F⁻¹, float64 (dim,) in the framework of the gradients: (1 − Σᵢ Vᵢₖ²)/λ; m²·d flops, one read of G."""
+        """The diagonal of F⁻¹, (1 − Σᵢ Vᵢₖ²)/λ: float64 (dim,) in the framework of the gradients.
+
+        m²·d flops, one read of G.
+        """
         return _in_framework(self._grads, self._core.diagonal())
 
     def _indices(self, indices: Any, name: str) -> npt.NDArray[np.int64]:
@@ -163,7 +166,10 @@ class FisherInverse:
         return float(self._core.submatrix(np.array([i]), np.array([j]))[0, 0])
 
     def submatrix(self, rows: Any, cols: Any) -> Any:
-        """F⁻¹[rows, cols], float64 (len(rows), len(cols)) in the framework of the gradients; m²(r + c) + 2m·r·c flops."""
+        """F⁻¹[rows, cols]: float64 (len(rows), len(cols)) in the framework of the gradients.
+
+        m²(r + c) + 2m·r·c flops for r rows and c columns.
+        """
         values = self._core.submatrix(self._indices(rows, "rows"), self._indices(cols, "cols"))
         return _in_framework(self._grads, values)
 
@@ -171,7 +177,7 @@ class FisherInverse:
         """log det F."""
         return self._core.logdet()
 
-    # ---- optimal brain surgeon -------------------------------------------------------------------------------------------
+    # ---- optimal brain surgeon -------------------------------------------------------------------
 
     def _group(self, group: Any, function: str) -> int:
         size = operator.index(group)
@@ -237,7 +243,7 @@ class FisherInverse:
                 raise ValueError(f"obs_prune: fraction must lie in [0, 1], got {fraction}")
             groups = round(fraction * self._dim / size)
         else:
-            number = operator.index(count)
+            number = operator.index(count if count is not None else 0)
             if not 0 <= number <= self._dim or number % size != 0:
                 raise ValueError(f"obs_prune: count must be a multiple of {size} in [0, {self._dim}], got {number}")
             groups = number // size
@@ -318,7 +324,8 @@ def gauss_newton_step(jac: Any, residual: Any, *, loss_hessian: Any = None, damp
         q = _doubles(loss_hessian, expected, name, "loss_hessian").reshape(b, c, c)
         system = np.einsum("bij,bjk->bik", q, system.reshape(b, c, b * c)).reshape(b * c, b * c)
     system[np.diag_indices(b * c)] += b * lam
-    return _core.combine_rows(rows, -np.linalg.solve(system, r))
+    multipliers: Doubles = np.linalg.solve(system, r)
+    return _core.combine_rows(rows, -multipliers)
 
 
 def rank_one_inverse_update(inv: ArrayT, v: Any, *, decay: float = 0.95, mode: str = "ema", out: Any = None) -> ArrayT:

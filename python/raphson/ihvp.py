@@ -135,7 +135,7 @@ class GradientWindow:
     def _reduce(self, values: npt.NDArray[np.float64]) -> None:
         values[:] = self._comm.allreduce(values.copy())
 
-    # ---- what it is ----------------------------------------------------------------------------------------------------
+    # ---- what it is ------------------------------------------------------------------------------
 
     @property
     def dim(self) -> int:
@@ -198,7 +198,7 @@ class GradientWindow:
             f"dtype={self._dtype!r}, scale={self._scale!r}{more}): {len(self)} gradients, {self.nbytes / 2**20:.1f} MiB"
         )
 
-    # ---- gradients in, products out --------------------------------------------------------------------------------------
+    # ---- gradients in, products out --------------------------------------------------------------
 
     def push(self, g: Any) -> None:
         """Store a gradient, in place of the oldest when the window is full.
@@ -303,7 +303,7 @@ class GradientWindow:
         """Forget every gradient."""
         self._core.clear()
 
-    # ---- state -----------------------------------------------------------------------------------------------------------
+    # ---- state -----------------------------------------------------------------------------------
 
     def _kind(self) -> dict[str, Any]:
         return {
