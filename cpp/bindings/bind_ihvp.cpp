@@ -1,6 +1,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
 #include <optional>
@@ -117,18 +118,15 @@ public:
         const auto held = lock();
         Window::State state;
         run_released(flops(1), [&] { state = window_.state(); });
-        const py::ssize_t ring = window_.ring(), blocks = window_.block_count();
-        static const char* const types[] = {"float64", "float32", "uint16", "float16", "int8"};
-        const py::dtype type(types[static_cast<int>(window_.options().type)]);
-        py::array rows(type, std::vector<py::ssize_t>{ring, static_cast<py::ssize_t>(window_.dim())});
+        py::array rows(row_type(), shape_of_rows());
         std::memcpy(rows.mutable_data(), state.rows.data(), state.rows.size());
         py::dict result;
         result["rows"] = rows;
-        result["scales"] = copy(state.scales, {ring, static_cast<py::ssize_t>(window_.scales_per_row())});
-        result["row_scale"] = copy(state.row_scale, {ring});
-        result["residual"] = copy(state.residual, {static_cast<py::ssize_t>(state.residual.size())});
-        result["gram"] = copy(state.gram, {blocks, ring, ring});
-        result["factor"] = copy(state.factor, {blocks, ring, ring});
+        result["scales"] = copy(state.scales, shape_of_scales());
+        result["row_scale"] = copy(state.row_scale, {window_.ring()});
+        result["residual"] = copy(state.residual, shape_of_residual());
+        result["gram"] = copy(state.gram, shape_of_core());
+        result["factor"] = copy(state.factor, shape_of_core());
         result["length"] = state.length;
         result["head"] = state.head;
         result["lambda"] = state.lambda;
@@ -137,17 +135,14 @@ public:
     }
     void load_state_dict(const py::dict& given, double damping, bool relative) {
         Window::State state;
-        const py::array rows = array(given, "rows");
-        if (!rows || rows.itemsize() != stored_size(static_cast<Stored>(window_.options().type))) {
-            throw py::value_error("load_state_dict: rows are of another dtype than this window's");
-        }
+        const py::array rows = array(given, "rows", row_type(), shape_of_rows());
         state.rows.resize(static_cast<std::size_t>(rows.nbytes()));
         std::memcpy(state.rows.data(), rows.data(), state.rows.size());
-        state.scales = values<float>(given, "scales");
-        state.row_scale = values<double>(given, "row_scale");
-        state.residual = values<float>(given, "residual");
-        state.gram = values<double>(given, "gram");
-        state.factor = values<double>(given, "factor");
+        state.scales = values<float>(given, "scales", shape_of_scales());
+        state.row_scale = values<double>(given, "row_scale", {window_.ring()});
+        state.residual = values<float>(given, "residual", shape_of_residual());
+        state.gram = values<double>(given, "gram", shape_of_core());
+        state.factor = values<double>(given, "factor", shape_of_core());
         state.length = number<std::int64_t>(given, "length");
         state.head = number<std::int64_t>(given, "head");
         state.lambda = number<double>(given, "lambda");
@@ -157,6 +152,8 @@ public:
     }
 
 private:
+    using Shape = std::vector<py::ssize_t>;
+
     WindowOptions options(const std::string& type, bool count_scale, std::int64_t block_size, bool error_feedback) {
         WindowOptions o;
         o.type = window_type(type);
@@ -228,8 +225,8 @@ private:
         return fresh ? fresh->finish() : py::reinterpret_borrow<py::object>(given_out);
     }
     template <class T>
-    static py::array_t<T> copy(const std::vector<T>& from, std::vector<py::ssize_t> shape) {
-        py::array_t<T> to(std::move(shape));
+    static py::array_t<T> copy(const std::vector<T>& from, const Shape& shape) {
+        py::array_t<T> to(shape);
         std::copy(from.begin(), from.end(), to.mutable_data());
         return to;
     }
@@ -237,19 +234,42 @@ private:
         if (!given.contains(key)) throw py::value_error("load_state_dict: '" + std::string(key) + "' is missing");
         return given[key];
     }
-    static py::array array(const py::dict& given, const char* key) {
-        return py::array::ensure(entry(given, key), py::array::c_style);
+    // C-contiguous, of exactly this dtype and shape.
+    static py::array array(const py::dict& given, const char* key, const py::dtype& type, const Shape& shape) {
+        const py::object object = entry(given, key);
+        if (!py::isinstance<py::array>(object)) throw py::type_error("load_state_dict: " + std::string(key) + " must be an array");
+        const auto from = py::reinterpret_borrow<py::array>(object);
+        const bool same = from.dtype().equal(type) && from.ndim() == static_cast<py::ssize_t>(shape.size()) &&
+                          std::equal(shape.begin(), shape.end(), from.shape());
+        if (!same) {
+            throw py::value_error("load_state_dict: " + std::string(key) + " must be " + std::string(py::str(type)) + " " +
+                                  std::string(py::str(py::tuple(py::cast(shape)))) + ", got " +
+                                  std::string(py::str(from.dtype())) + " " + std::string(py::str(from.attr("shape"))));
+        }
+        return py::array::ensure(from, py::array::c_style);
     }
     template <class T>
-    static std::vector<T> values(const py::dict& given, const char* key) {
-        const auto from = py::array_t<T, py::array::c_style>::ensure(entry(given, key));
-        if (!from) throw py::value_error("load_state_dict: '" + std::string(key) + "' is no array of the right dtype");
-        return {from.data(), from.data() + from.size()};
+    static std::vector<T> values(const py::dict& given, const char* key, const Shape& shape) {
+        const py::array from = array(given, key, py::dtype::of<T>(), shape);
+        const T* first = static_cast<const T*>(from.data());
+        return {first, first + from.size()};
     }
     template <class T>
     static T number(const py::dict& given, const char* key) {
-        return py::cast<T>(entry(given, key));
+        try {
+            return py::cast<T>(entry(given, key));
+        } catch (const py::cast_error&) {
+            throw py::type_error("load_state_dict: " + std::string(key) + " must be a number");
+        }
     }
+    py::dtype row_type() const {
+        static const char* const types[] = {"float64", "float32", "uint16", "float16", "int8"};
+        return py::dtype(types[static_cast<int>(window_.options().type)]);
+    }
+    Shape shape_of_rows() const { return {window_.ring(), window_.dim()}; }
+    Shape shape_of_scales() const { return {window_.ring(), window_.scales_per_row()}; }
+    Shape shape_of_residual() const { return {window_.options().error_feedback ? window_.dim() : 0}; }
+    Shape shape_of_core() const { return {window_.block_count(), window_.ring(), window_.ring()}; }
 
     std::mutex mutex_;
     py::object reduce_;

@@ -154,7 +154,7 @@ class FisherInverse:
         if values.ndim != 1 or values.dtype.kind not in "iu":
             raise TypeError(f"submatrix: {name} must be a sequence of integers, got {values.dtype} {values.shape}")
         if values.min() < 0 or values.max() >= self._dim:
-            raise OutOfRangeError(f"submatrix: {name} must lie in [0, {self._dim})")
+            raise OutOfRangeError(f"submatrix: {name} is out of range for dim {self._dim}")
         return values.astype(np.int64)
 
     def element(self, i: int, j: int) -> float:
@@ -280,6 +280,18 @@ def _like(given: Any, values: Doubles) -> Any:
     return _in_framework(given, values.astype(np.asarray(given).dtype))
 
 
+def _require_one_framework(function: str, **arrays: Any) -> None:
+    """TypeError naming both unless all arrays that are given come from one framework (lists count as NumPy's)."""
+    named = [(name, x) for name, x in arrays.items() if x is not None]
+    frameworks = [
+        "numpy" if isinstance(x, (list, tuple)) else type(x).__module__.split(".")[0].removesuffix("lib")
+        for _, x in named
+    ]
+    for (name, _), framework in zip(named, frameworks, strict=True):
+        if framework != frameworks[0]:
+            raise TypeError(f"{function}: {named[0][0]} comes from {frameworks[0]}, {name} from {framework}")
+
+
 def gauss_newton_step(jac: Any, residual: Any, *, loss_hessian: Any = None, damping: float) -> Any:
     r"""The damped Gauss–Newton direction d = −(JᵀQJ/b + λI)⁻¹Jᵀr/b from the rows of J (EGN).
 
@@ -315,6 +327,7 @@ def gauss_newton_step(jac: Any, residual: Any, *, loss_hessian: Any = None, damp
     shape = tuple(jac.shape) if hasattr(jac, "shape") else np.shape(jac)
     if len(shape) not in (2, 3) or 0 in shape:
         raise ValueError(f"{name}: jac must have shape (b, d) or (b, c, d), none of them 0, got {shape}")
+    _require_one_framework(name, jac=jac, residual=residual, loss_hessian=loss_hessian)
     r = _doubles(residual, shape[:-1], name, "residual").reshape(-1)
     rows = jac if len(shape) == 2 else jac.reshape(-1, shape[-1])
     b, c = shape[0], 1 if len(shape) == 2 else shape[1]
@@ -324,8 +337,7 @@ def gauss_newton_step(jac: Any, residual: Any, *, loss_hessian: Any = None, damp
         q = _doubles(loss_hessian, expected, name, "loss_hessian").reshape(b, c, c)
         system = np.einsum("bij,bjk->bik", q, system.reshape(b, c, b * c)).reshape(b * c, b * c)
     system[np.diag_indices(b * c)] += b * lam
-    multipliers: Doubles = np.linalg.solve(system, r)
-    return _core.combine_rows(rows, -multipliers)
+    return _core.combine_rows(rows, -np.linalg.solve(system, r).astype(np.float64, copy=False))
 
 
 def rank_one_inverse_update(inv: ArrayT, v: Any, *, decay: float = 0.95, mode: str = "ema", out: Any = None) -> ArrayT:
@@ -423,14 +435,17 @@ def influence_scores(
         for a in _blocks(left):
             row: list[list[Doubles]] = []
             for b in _blocks(right):
-                if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-                    raise ValueError(f"{name}: rows must have one length, got {tuple(a.shape)} and {tuple(b.shape)}")
+                if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or 0 in (*a.shape, *b.shape):
+                    raise ValueError(
+                        f"{name}: {names[0]} and {names[1]} must have rows, all of one length, "
+                        f"got {tuple(a.shape)} and {tuple(b.shape)}"
+                    )
                 step = width or a.shape[1]
                 parts = range(0, a.shape[1], step)
                 row.append([_core.cross(a[:, p : p + step], b[:, p : p + step], name, *names) for p in parts])
             table.append(row)
         if not table or not table[0]:
-            raise ValueError(f"{name}: there are no gradients")
+            raise ValueError(f"{name}: {names[0]} or {names[1]} holds no gradients")
         return [[[cell[p] for cell in row] for row in table] for p in range(len(table[0][0]))]
 
     total: Doubles | None = None

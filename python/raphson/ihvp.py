@@ -116,7 +116,9 @@ class GradientWindow:
         if block_size is not None and operator.index(block_size) < 1:
             raise ValueError(f"GradientWindow: block_size must be at least 1, got {block_size}")
         self._dim, self._capacity = operator.index(dim), operator.index(capacity)
-        self._dtype, self._scale = np.dtype(dtype).name if dtype != "bfloat16" else dtype, scale
+        if not isinstance(dtype, str):
+            raise TypeError(f"GradientWindow: dtype must be a name such as 'float32', got {dtype!r}")
+        self._dtype, self._scale = dtype, scale
         self._block_size, self._error_feedback = block_size, bool(error_feedback)
         self._damping: Damping = ("relative", value) if relative else value
         self._comm = comm

@@ -232,6 +232,18 @@ def correlated(rng: np.random.Generator, count: int, dim: int, norm: float = 1.0
     return norm * g / np.linalg.norm(g, axis=1, keepdims=True)
 
 
+#: What makes GGᵀ singular, or nearly: name -> rows from a generator and d.
+DEGENERATE = {
+    "duplicates": lambda r, d: np.repeat(r.standard_normal((1, d)), 20, axis=0),
+    "pairs": lambda r, d: np.repeat(r.standard_normal((10, d)), 2, axis=0),
+    "zeros": lambda r, d: np.zeros((20, d)),
+    "zeros between": lambda r, d: r.standard_normal((20, d)) * (np.arange(20) % 3 == 1)[:, None],
+    "near": lambda r, d: r.standard_normal((1, d)) + 1e-6 * r.standard_normal((20, d)),
+    "opposite": lambda r, d: r.standard_normal((1, d)) * (-1.0) ** np.arange(20)[:, None],
+    "scales": lambda r, d: r.standard_normal((20, d)) * np.logspace(-12, 3, 20)[::-1, None],
+}
+
+
 # ---- comparing -------------------------------------------------------------------------------------------------------
 
 

@@ -45,7 +45,7 @@ def refused(window: GradientWindow, kind: Any, match: str | None = None) -> Iter
     assert (window.solve(x).tobytes() if count else b"") == answer
 
 
-def all_fail(kind: Any, match: str, call: Callable[[Any], Any], cases: Iterable[Any]) -> None:
+def all_fail(kind: Any, match: str | None, call: Callable[[Any], Any], cases: Iterable[Any]) -> None:
     for case in cases:
         with pytest.raises(kind, match=match):
             call(case)
@@ -55,10 +55,10 @@ def g(value: float = 1.0, dtype: Any = np.float32) -> np.ndarray:
     return np.full(DIM, value).astype(dtype)
 
 
-def poisoned(bad: float, at: int, dtype: Any = np.float32) -> np.ndarray:
-    x = g(1.0, dtype)
-    x[at] = bad
-    return x
+def poisoned(x: np.ndarray, at: int = 1, bad: float = np.nan) -> np.ndarray:
+    broken = x.copy()
+    broken.flat[at] = bad
+    return broken
 
 
 # ---- making a window ------------------------------------------------------------------------------------------------
@@ -87,8 +87,8 @@ def test_parameters_of_the_wrong_type():
     dtypes = [{"dtype": d} for d in ("float8", "int16", "complex64", "bool", "object", None, 7)]
     others = [{"dim": 5.5}, {"dim": "5"}, {"capacity": 2.5}, {"capacity": None}, {"block_size": 1.5}]
     calls = [{"dim": 5, "capacity": 3, "damping": 0.1} | keywords for keywords in dtypes + others]
-    all_fail((TypeError, ValueError), "", lambda keywords: GradientWindow(**keywords), calls)
-    all_fail((MemoryError, ValueError), "", lambda dim: GradientWindow(dim, 2**12, 0.1), [2**45, 2**59, 2**63 - 1])
+    all_fail((TypeError, ValueError), None, lambda keywords: GradientWindow(**keywords), calls)
+    all_fail((MemoryError, ValueError), None, lambda dim: GradientWindow(dim, 2**12, 0.1), [2**45, 2**59, 2**63 - 1])
 
 
 @pytest.mark.parametrize("value", [None, "much", [0.1, 0.2, 0.3], 1j])
@@ -114,15 +114,13 @@ TAKES_GRADIENTS = ["push", "precondition"]
 @pytest.mark.parametrize("method", [*TAKES_GRADIENTS, "solve", "quadratic"])
 @pytest.mark.parametrize("shape", [(0,), (1,), (DIM - 1,), (DIM + 1,), (1, DIM), (DIM, 1), (2, 6), ()], ids=str)
 def test_wrong_shapes(window, method, shape):
-    name = "g" if method in TAKES_GRADIENTS else "x"
-    as_index = method == "quadratic" and shape == ()
-    with refused(
-        window, (TypeError, ValueError) if as_index else ValueError, None if as_index else rf"^{method}: {name}\b"
-    ):
-        getattr(window, method)(np.ones(shape, dtype=np.float32))
-    if len(shape) == 1:
-        with pytest.raises(ValueError, match=rf"{DIM}.*{shape[0]}"):
-            getattr(window, method)(np.ones(shape, dtype=np.float32))
+    name, call = "g" if method in TAKES_GRADIENTS else "x", getattr(window, method)
+    if method == "quadratic" and shape == ():  # perhaps meant as an index: the words may differ
+        with refused(window, (TypeError, ValueError)):
+            call(np.float32(1))
+        return
+    with refused(window, ValueError, rf"^{method}: {name}\b" + (rf".*{DIM}.*{shape[0]}" if len(shape) == 1 else "")):
+        call(np.ones(shape, dtype=np.float32))
 
 
 @pytest.mark.parametrize("method", [*TAKES_GRADIENTS, "solve", "quadratic"])
@@ -130,7 +128,7 @@ def test_wrong_shapes(window, method, shape):
 def test_nan_and_inf(window, method, bad):
     for at in (0, DIM // 2, DIM - 1):
         with refused(window, ValueError, "NaN or Inf"):
-            getattr(window, method)(poisoned(bad, at))
+            getattr(window, method)(poisoned(g(), at, bad))
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -141,11 +139,8 @@ def test_one_nan_in_a_long_gradient(rng, bad, options):
     window.push(row)
     before = copy.deepcopy(window.state_dict())
     for at in (0, 4096, 20000, 30010):
-        broken = row.copy()
-        broken[at] = bad
-        for method in TAKES_GRADIENTS:
-            with pytest.raises(ValueError, match="NaN or Inf"):
-                getattr(window, method)(broken)
+        for call in (window.push, window.precondition):
+            all_fail(ValueError, "NaN or Inf", call, [poisoned(row, at, bad)])
         assert same(window.state_dict(), before)
 
 
@@ -159,14 +154,9 @@ def test_data_that_is_no_real_number(window, method, dtype):
 @pytest.mark.parametrize("method", TAKES_GRADIENTS)
 def test_gradients_of_another_dtype(rng, method):
     half, brain = np.float16, ml_dtypes.bfloat16
-    refuses = {
-        "float32": [np.float64, half, brain],
-        "float64": [half, brain],
-        "bfloat16": [np.float64, half],
-        "float16": [np.float64, brain],
-        "int8": [np.float64, half, brain, np.int8],
-    }
-    for dtype, others in refuses.items():
+    takes = {"float64": np.float64, "bfloat16": brain, "float16": half}
+    for dtype in ("float64", "float32", "bfloat16", "float16", "int8"):
+        others = {np.float64, brain, half} - {takes.get(dtype)}
         window = filled(rng, dtype)
         for other in others:
             with refused(window, TypeError, rf"^{method}: g\b"):
@@ -202,7 +192,7 @@ def test_outputs_that_do_not_fit(window, method):
             call(given, out=out)
     assert (buffer == 1).all()
     with refused(window, ValueError, "NaN or Inf"):
-        call(poisoned(np.nan, 3), out=buffer[:DIM])
+        call(poisoned(g(), 3), out=buffer[:DIM])
     assert (buffer == 1).all()
 
 
@@ -278,6 +268,7 @@ def test_states_that_are_damaged(rng, dtype, block_size):
             window.load_state_dict({k: v for k, v in state.items() if k != key})
         if key in arrays:
             wrong = [value[..., :-1], np.zeros(0, value.dtype), value.astype(complex), value.astype(object), "rows"]
+            wrong += [value.astype(np.float16)]
             for broken in wrong:
                 with refused(window, (TypeError, ValueError)):
                     window.load_state_dict(state | {key: broken})
@@ -294,19 +285,13 @@ def test_states_that_are_damaged(rng, dtype, block_size):
 # ---- FisherInverse --------------------------------------------------------------------------------------------------
 
 
-def with_nan(x: np.ndarray, at: int = 1) -> np.ndarray:
-    broken = x.copy()
-    broken.flat[at] = np.nan
-    return broken
-
-
 def test_fisher_parameters():
     rows = np.ones((3, 5))
     all_fail(ValueError, "grads", lambda s: FisherInverse(np.ones(s), 0.1), [(), (5,), (0, 5), (2, 3, 4)])
     all_fail(ValueError, "damping", lambda v: FisherInverse(rows, v), BAD_DAMPING)
     all_fail(ValueError, "block_size", lambda v: FisherInverse(rows, 0.1, block_size=v), [0, -1])
-    all_fail(ValueError, "NaN or Inf", lambda at: FisherInverse(with_nan(rows, at), 0.1), [0, 7, 14])
-    all_fail(TypeError, "", lambda dtype: FisherInverse(rows.astype(dtype), 0.1), [int, bool, complex, object])
+    all_fail(ValueError, "NaN or Inf", lambda at: FisherInverse(poisoned(rows, at), 0.1), [0, 7, 14])
+    all_fail(TypeError, None, lambda dtype: FisherInverse(rows.astype(dtype), 0.1), [int, bool, complex, object])
 
 
 def test_fisher_queries(rng):
@@ -315,14 +300,14 @@ def test_fisher_queries(rng):
     shapes = [(), (DIM + 1,), (2, DIM - 1), (DIM, 2), (1, 2, DIM)]
     all_fail(ValueError, r"^solve: x", lambda s: f.solve(np.ones(s)), shapes)
     outside = [(DIM, 0), (0, DIM), (2**62, 0), (0, -DIM - 1)]
-    all_fail((IndexError, ValueError), "range", lambda ij: f.element(*ij), outside)
-    all_fail((IndexError, ValueError), "range", lambda ij: f.submatrix([1, ij[0]], [ij[1], 2]), outside)
-    all_fail((TypeError, ValueError, IndexError), "", lambda rows: f.submatrix(rows, [0]), [[0.5], [[0]], ["a"]])
+    all_fail((IndexError, ValueError), r"\b[ij]\b|range", lambda ij: f.element(*ij), outside)
+    all_fail((IndexError, ValueError), r"rows|cols|range", lambda ij: f.submatrix([1, ij[0]], [ij[1], 2]), outside)
+    all_fail((TypeError, ValueError, IndexError), None, lambda rows: f.submatrix(rows, [0]), [[0.5], [[0]], ["a"]])
     for call in (f.obs_scores, lambda x: f.obs_prune(x, count=1)):
         all_fail(ValueError, r"\bw\b", lambda s, call=call: call(np.ones(s)), [(DIM + 1,), (1, DIM), ()])
     for call in (f.solve, f.obs_scores, lambda x: f.obs_prune(x, count=1)):
-        all_fail(ValueError, "NaN or Inf", call, [with_nan(w), poisoned(np.inf, 2)])
-        all_fail(TypeError, "", call, [g(1, int), g(1, complex)])
+        all_fail(ValueError, "NaN or Inf", call, [poisoned(w), poisoned(w, 2, np.inf)])
+        all_fail(TypeError, None, call, [g(1, int), g(1, complex)])
     assert np.array_equal(f.solve(w), before)
 
 
@@ -355,10 +340,10 @@ def test_gauss_newton_misuse(torch):
     shapes = [(2, 2), (4, 2, 3), (3, 2, 2), (4, 3, 3), (1, 4, 2, 2), ()]
     all_fail(ValueError, "loss_hessian", lambda s: step(q=np.ones(s)), shapes)
     all_fail(ValueError, "jac", lambda s: step(jac=np.ones(s)), [(), (4,), (4, 2, 3, 1)])
-    broken = [{"jac": with_nan(jac)}, {"residual": with_nan(residual)}, {"q": with_nan(q)}]
+    broken = [{"jac": poisoned(jac)}, {"residual": poisoned(residual)}, {"q": poisoned(q)}]
     all_fail(ValueError, "NaN or Inf", lambda keywords: step(**keywords), broken)
     mixed = [{"jac": jac.astype(int)}, {"residual": torch.ones(4, 2, dtype=torch.float64)}]
-    all_fail(TypeError, "", lambda keywords: step(**keywords), mixed)
+    all_fail(TypeError, None, lambda keywords: step(**keywords), mixed)
     with pytest.raises(TypeError):
         gauss_newton_step(jac, residual)  # no damping is no default
 
@@ -368,9 +353,9 @@ def test_rank_one_misuse():
     keywords = [*({"decay": d} for d in (-0.1, 0.0, 1.5, np.nan)), {"mode": "kfac"}, {"mode": None}]
     all_fail(ValueError, r"decay|mode", lambda k: rank_one_inverse_update(inv, v, out=out, **k), keywords)
     shapes = [((4, 3), (4,)), ((4,), (4,)), ((4, 4), (3,)), ((4, 4), (4, 1)), ((4, 4), ())]
-    all_fail(ValueError, "", lambda s: rank_one_inverse_update(np.ones(s[0]), np.ones(s[1]), out=out), shapes)
+    all_fail(ValueError, None, lambda s: rank_one_inverse_update(np.ones(s[0]), np.ones(s[1]), out=out), shapes)
     for mode in ("ema", "mkor"):
-        broken = [(with_nan(inv), v), (inv, with_nan(v))]
+        broken = [(poisoned(inv), v), (inv, poisoned(v))]
         all_fail(ValueError, "NaN or Inf", lambda a, m=mode: rank_one_inverse_update(*a, mode=m, out=out), broken)
     all_fail(ValueError, "out", lambda s: rank_one_inverse_update(inv, v, out=np.ones(s)), [(4, 5), (4,), (3, 3)])
     with pytest.raises(TypeError):
@@ -385,11 +370,10 @@ def test_influence_misuse(rng):
     all_fail(ValueError, "block_size", lambda v: influence_scores(train, query, 0.1, block_size=v), [0, -1])
     shapes = [(train, query[:, 1:]), (train[:, 1:], query), (train[0], query), (train, query[0]), (train[:0], query)]
     all_fail(ValueError, r"train_grads|query_grads", lambda pair: influence_scores(*pair, 0.1), shapes)
-    broken, lost = with_nan(train, 20), with_nan(query, 20)
+    broken, lost = poisoned(train, 20), poisoned(query, 20)
     pairs = [(broken, query), (train, lost), (lambda: iter([broken]), query), (train, lambda: iter([lost]))]
     all_fail(ValueError, "NaN or Inf", lambda pair: influence_scores(*pair, 0.1), pairs)
-    with pytest.raises(TypeError):
-        influence_scores(train.astype(int), query.astype(int), 0.1)
+    all_fail(TypeError, None, lambda kind: influence_scores(train.astype(kind), query.astype(kind), 0.1), [int, bool])
 
 
 def test_influence_of_iterators_that_fail(rng):
@@ -403,9 +387,9 @@ def test_influence_of_iterators_that_fail(rng):
         influence_scores(breaks, query, 0.1)
     blocks = [[], [train[:3], train[3:, 1:]], [train[:3], train[3]], [train[:3], "rows"], [train, None]]
     wrong = (TypeError, ValueError)
-    all_fail(wrong, "", lambda b: influence_scores(lambda: iter(b), query, 0.1), blocks)
-    all_fail(wrong, "", lambda b: influence_scores(train, lambda: iter(b), 0.1), blocks[1:])
-    all_fail(wrong, "", lambda v: influence_scores(lambda: v, query, 0.1), [7, None])
+    all_fail(wrong, None, lambda b: influence_scores(lambda: iter(b), query, 0.1), blocks)
+    all_fail(wrong, None, lambda b: influence_scores(train, lambda: iter(b), 0.1), blocks[1:])
+    all_fail(wrong, None, lambda v: influence_scores(lambda: v, query, 0.1), [7, None])
     once = iter([train[:3], train[3:]])
     try:  # read a second time it is empty: an error, unless one reading was enough
         got = influence_scores(lambda: once, query, 0.1)

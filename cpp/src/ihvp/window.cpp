@@ -286,8 +286,8 @@ void Window::precondition(const VectorRef& g, const VectorRef& out) { push_and(g
 void Window::push_and(const VectorRef& g, const char* function, const VectorRef* out) {
     double row_scale = 1;
     check_agreed(function, [&] {
-        if (out != nullptr) check_vector(*out, function, "out");
         row_scale = check_gradient(g, function);
+        if (out != nullptr) check_vector(*out, function, "out");
     });
     Workspace scratch;
     const int64_t old_length = length_, old_head = head_;
