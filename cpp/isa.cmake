@@ -33,7 +33,7 @@ function(raphson_add_isas result sources)
     add_library(${target} OBJECT ${sources})
     target_compile_options(${target} PRIVATE ${flags})
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND space MATCHES "^v4")
-      target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)  # gcc 12's own avx512fintrin.h
+      target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized -Wno-uninitialized)  # gcc 12's own avx512fintrin.h
     endif()
     target_compile_definitions(${target} PRIVATE
       RAPHSON_ISA=${space} RAPHSON_ISA_NAME="${name}" Eigen=Eigen_${space} EIGEN_MPL2_ONLY EIGEN_DONT_PARALLELIZE)

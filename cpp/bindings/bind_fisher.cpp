@@ -66,7 +66,6 @@ class PyFisher {
 public:
     PyFisher(py::handle grads, double damping, std::int64_t block_size) : matrix_(grads, {"FisherInverse", "grads"}) {
         run_released(cost() * static_cast<double>(matrix_.rows.rows), [&] {
-            matrix_.check_finite();
             fisher_.emplace(matrix_.rows, damping, block_size);
         });
     }

@@ -14,4 +14,6 @@ void solve_rows(const double* l, std::int64_t ldl, std::int64_t n, double* x, st
 void solve_columns(const double* l, std::int64_t ldl, std::int64_t n, bool transposed, double* x, std::int64_t ldx,
                    std::int64_t cols);
 
+void syrk(const double* x, std::int64_t ldx, std::int64_t m, std::int64_t width, double* c);
+
 RAPHSON_ISA_END

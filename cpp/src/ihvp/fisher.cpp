@@ -48,10 +48,20 @@ Fisher::Fisher(const RowMatrix& gradients, double damping, int64_t block_size)
     parallel_for(blocks(), [&](int64_t b) {
         double* const k = factors_.data() + b * m * m;
         gram(columns(b), nullptr, k);
-        for (int64_t i = 0; i < m; ++i) k[i * m + i] += shift;
+        if (cancelled()) return;
+        for (int64_t i = 0; i < m; ++i) {
+            if (!std::isfinite(k[i * m + i])) return;
+            k[i * m + i] += shift;
+        }
         cholesky(k, m, m, shift);
     });
     throw_if_cancelled();
+    for (int64_t b = 0; b < blocks(); ++b) {  // what is not finite shows in its row's square
+        for (int64_t i = 0; i < m; ++i) {
+            if (std::isfinite(factor(b)[i * m + i])) continue;
+            throw std::invalid_argument("FisherInverse: grads has NaN or Inf, or a row whose square leaves float64");
+        }
+    }
 }
 
 // out (m × width) = L⁻¹G of some columns of a block.

@@ -34,9 +34,55 @@ void widen_rows(const RowMatrix& a, int64_t first, int64_t width, const std::uin
 
 }  // namespace
 
+namespace {
+
+constexpr int64_t few_rows = 512;  // beyond, the packed products win
+constexpr int64_t strip_numbers = int64_t{1} << 16;  // 512 KiB of float64: half of a second-level cache
+constexpr int64_t most_parts = 16;
+
+// Every task sums over columns of its own; the sums are added in order.
+void gram_of_few(const RowMatrix& a, const std::uint8_t* kept, double* out) {
+    const IhvpTable& pass = kernels().ihvp;
+    const int64_t m = a.rows, size = itemsize(a.dtype);
+    const int64_t width = std::min(a.cols, std::max<int64_t>(256, strip_numbers / m / 64 * 64));
+    const int64_t strips = (a.cols + width - 1) / width, tasks = std::min(strips, most_parts);
+    const int64_t ld = width + 8;  // rows a whole number of pages apart would fight for the same cache lines
+    Workspace scratch;
+    double* const parts = scratch.take_array<double>(tasks * m * m);
+    parallel_for(tasks, [&](int64_t task) {
+        Workspace room;
+        double* const wide = room.take_array<double>(m * ld);
+        double* const part = parts + task * m * m;
+        std::fill_n(part, m * m, 0.0);
+        for (int64_t s = strips * task / tasks; s < strips * (task + 1) / tasks; ++s) {
+            const int64_t first = s * width, here = std::min(width, a.cols - first);
+            for (int64_t i = 0; i < m; ++i) {
+                double* const row = wide + i * ld;
+                pass.widen(stored_of(a.dtype), static_cast<const char*>(a.data) + (i * a.stride + first) * size, here, row);
+                for (int64_t k = 0; kept != nullptr && k < here; ++k) {
+                    if (kept[first + k] == 0) row[k] = 0;
+                }
+            }
+            pass.syrk(wide, ld, m, here, part);
+            if (poll_cancelled()) return;
+        }
+    });
+    throw_if_cancelled();
+    for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j <= i; ++j) {
+            double sum = 0;
+            for (int64_t task = 0; task < tasks; ++task) sum += parts[(task * m + i) * m + j];
+            out[i * m + j] = out[j * m + i] = sum;
+        }
+    }
+}
+
+}  // namespace
+
 void gram(const RowMatrix& a, const std::uint8_t* kept, double* out) {
     const auto& gemm = kernels().gemm.f64;
     const int64_t m = a.rows;
+    if (m <= few_rows && a.cols > 0) return gram_of_few(a, kept, out);
     if (a.dtype == DType::float64 && kept == nullptr && a.cols > 0) {
         return gemm.gram(m, a.cols, 1.0, static_cast<const double*>(a.data), a.stride, out, m);
     }
