@@ -160,6 +160,16 @@ void Window::multiply(const Block& block, const VectorRef& x, double* sums, doub
     }
 }
 
+// The same of every block, length_ + 1 numbers each with Σx² last; over all processes where there is a single block.
+void Window::multiply(const VectorRef& x, double* sums) const {
+    const int64_t each = length_ + 1;
+    parallel_for(block_count(), [&](int64_t b) {
+        multiply(blocks_[static_cast<std::size_t>(b)], x, sums + b * each, sums + b * each + length_);
+    });
+    throw_if_cancelled();
+    if (block_count() == 1) reduce(sums, each);
+}
+
 // out = factor·Σ by_time[t]·row t + x_factor·x over the block's columns; the last tiles of the pass before come first.
 void Window::combine(const Block& block, const double* by_time, double factor, const VectorRef* x, double x_factor,
                      const VectorRef& out) const {
@@ -353,11 +363,7 @@ void Window::solve(const VectorRef& x, const VectorRef& out) {
     Workspace scratch;
     const int64_t each = length_ + 1;
     double* const z = scratch.take_array<double>(block_count() * each);
-    parallel_for(block_count(), [&](int64_t b) {
-        multiply(blocks_[static_cast<std::size_t>(b)], x, z + b * each, z + b * each + length_);
-    });
-    throw_if_cancelled();
-    if (block_count() == 1) reduce(z, length_);
+    multiply(x, z);
     const PollPause pause;
     parallel_for(block_count(), [&](int64_t b) {
         const Block& block = blocks_[static_cast<std::size_t>(b)];

@@ -79,6 +79,7 @@ private:
     void store_and_multiply(const Block& block, const VectorRef& g, double* sums);
     void append(const Block& block, const double* sums, const double* dropped, bool incremental);
     void multiply(const Block& block, const VectorRef& x, double* sums, double* squares) const;
+    void multiply(const VectorRef& x, double* sums) const;
     void combine(const Block& block, const double* by_time, double factor, const VectorRef* x, double x_factor,
                  const VectorRef& out) const;
     bool factor_serves() const;  // for the damping in force

@@ -54,11 +54,7 @@ double Window::quadratic(const VectorRef& x) {
     Workspace scratch;
     const int64_t each = length_ + 1;
     double* const z = scratch.take_array<double>(block_count() * each);
-    parallel_for(block_count(), [&](int64_t b) {
-        multiply(blocks_[static_cast<std::size_t>(b)], x, z + b * each, z + b * each + length_);
-    });
-    throw_if_cancelled();
-    if (block_count() == 1) reduce(z, each);
+    multiply(x, z);
     double sum = 0;
     for (int64_t b = 0; b < block_count(); ++b) {
         double* const y = z + b * each;
