@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "ihvp/bfloat16_rows.h"
 #include "ihvp/factor.h"
 #include "ihvp/stored.h"
 #include "isa.h"
@@ -62,6 +63,22 @@ void dot_all(const S* rows, int64_t stride, int64_t count, int64_t width, const 
     for (; j + 4 <= count; j += 4) dot_rows<4>(rows + j * stride, stride, width, x, sums + j);
     for (; j < count; ++j) dot_rows<1>(rows + j * stride, stride, width, x, sums + j);
 }
+
+#if defined(RAPHSON_SIMD_AVX512)
+void dot_all(const bfloat16* rows, int64_t stride, int64_t count, int64_t width, const double* x, double* sums) {
+    constexpr int64_t chunk = 2048;
+    alignas(64) double parted[chunk];
+    const int64_t whole = width / bf16_group * bf16_group;
+    for (int64_t k = 0; k < whole; k += chunk) {
+        const int64_t here = std::min(chunk, whole - k);
+        part(x + k, here, parted);
+        int64_t j = 0;
+        for (; j + 4 <= count; j += 4) dot_parted<4>(rows + j * stride + k, stride, here, parted, sums + j);
+        for (; j < count; ++j) dot_parted<1>(rows + j * stride + k, stride, here, parted, sums + j);
+    }
+    if (whole < width) dot_all<bfloat16>(rows + whole, stride, count, width - whole, x + whole, sums);
+}
+#endif
 
 // int8 with general x: block by block, each with the scale of its row.
 void dot_int8(const Rows& rows, int64_t width, const double* x, double* sums) {
@@ -223,6 +240,18 @@ void add_all(const S* rows, int64_t stride, int64_t count, int64_t width, const 
     for (; j + 2 <= count; j += 2) add_rows<2>(rows + j * stride, stride, width, coefficients + j, j == 0, out);
     for (; j < count; ++j) add_rows<1>(rows + j * stride, stride, width, coefficients + j, j == 0, out);
 }
+
+#if defined(RAPHSON_SIMD_AVX512)
+void add_all(const bfloat16* rows, int64_t stride, int64_t count, int64_t width, const double* coefficients, double* out) {
+    const int64_t whole = width / bf16_group * bf16_group;
+    int64_t j = 0;
+    for (; j + 8 <= count; j += 8) add_parted<8>(rows + j * stride, stride, whole, coefficients + j, j == 0, out);
+    for (; j + 2 <= count; j += 2) add_parted<2>(rows + j * stride, stride, whole, coefficients + j, j == 0, out);
+    for (; j < count; ++j) add_parted<1>(rows + j * stride, stride, whole, coefficients + j, j == 0, out);
+    unpart(out, whole);
+    if (whole < width) add_all<bfloat16>(rows + whole, stride, count, width - whole, coefficients, out + whole);
+}
+#endif
 
 void combine_int8(const Rows& rows, int64_t width, const double* coefficients, double* out) {
     const auto* data = static_cast<const std::int8_t*>(rows.data);
