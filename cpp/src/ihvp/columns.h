@@ -11,8 +11,8 @@
 
 namespace raphson {
 
-// Columns that are widened at once: whole int8 blocks, 32 KB as float64, long enough runs of a row for the prefetchers.
-constexpr std::int64_t tile = 4096;
+// Columns that are widened at once: whole int8 blocks, 64 KB as float64, long enough runs of a row for the prefetchers.
+constexpr std::int64_t tile = 8192;
 constexpr std::int64_t most_tasks = 64;  // every one has sums of its own
 
 inline Stored stored_of(DType type) {
