@@ -44,8 +44,10 @@ public:
         : reduce_(reduce), window_(dim, capacity, {damping, relative}, options(type, count_scale, block_size, error_feedback)) {}
 
     void push(py::handle given) {
+        Refusal refusal(reduce_);
         Tensor g(given, {"push", "g"}, gradient_types());
         const VectorRef ref = vector(g);
+        refusal.disarm();
         const auto held = lock();
         run(g, nullptr, 2, [&] { window_.push(ref); });
     }
@@ -67,8 +69,10 @@ public:
         run_released(flops(2), [&] { window_.solve_recent(values, count, ref); });
     }
     double quadratic_vector(py::handle given) {
+        Refusal refusal(reduce_);
         Tensor x(given, {"quadratic", "x"}, any_float);
         const VectorRef ref = vector(x);
+        refusal.disarm();
         const auto held = lock();
         double result = 0;
         run(x, nullptr, 2, [&] { result = window_.quadratic(ref); });
@@ -187,6 +191,27 @@ private:
     double flops(int passes) const {
         return 2.0 * passes * static_cast<double>(window_.dim()) * static_cast<double>(window_.capacity()) + core_flops(2);
     }
+    // Arguments that are refused here never reach the window, which would tell the other processes: then this does.
+    class Refusal {
+    public:
+        explicit Refusal(const py::object& reduce) : reduce_(reduce) {}
+        ~Refusal() {
+            if (!armed_ || reduce_.is_none()) return;
+            double refused = 1;
+            try {
+                reduce_(wrapped(&refused, 1));
+            } catch (py::error_already_set& error) {
+                error.discard_as_unraisable("GradientWindow: telling the other processes");
+            }
+        }
+        Refusal(const Refusal&) = delete;
+        Refusal& operator=(const Refusal&) = delete;
+        void disarm() { armed_ = false; }
+
+    private:
+        const py::object& reduce_;
+        bool armed_ = true;
+    };
     template <class Work>
     void run(Tensor& x, Tensor* out, int passes, Work&& work) {
         const double cost = flops(passes);
@@ -198,6 +223,7 @@ private:
     }
     template <class Work>
     py::object map(Where where, unsigned types, py::handle given, py::handle given_out, Work&& work) {
+        Refusal refusal(reduce_);
         Tensor x(given, where, types);
         const VectorRef from = vector(x);
         const Where out_where{where.function, "out"};
@@ -220,6 +246,7 @@ private:
                                   (out ? out->shape_text() : x.shape_text()));
         }
         const VectorRef to{target.data, target.dtype, target.shape[0], target.strides[0]};
+        refusal.disarm();
         const auto held = lock();
         run(x, out ? &*out : nullptr, 4, [&] { work(from, to); });
         return fresh ? fresh->finish() : py::reinterpret_borrow<py::object>(given_out);
