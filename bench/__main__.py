@@ -1,12 +1,12 @@
-"""``python -m bench accuracy``, ``newton_schulz``, ``muon`` and ``overhead``, from the top of the repository."""
+"""``python -m bench SUITE`` from the top of the repository."""
 
 from __future__ import annotations
 
 import argparse
 
-from bench import accuracy, muon, newton_schulz, overhead
+from bench import accuracy, ihvp, muon, newton_schulz, overhead
 
-SUITES = {"accuracy": accuracy, "newton_schulz": newton_schulz, "muon": muon, "overhead": overhead}
+SUITES = {"accuracy": accuracy, "ihvp": ihvp, "newton_schulz": newton_schulz, "muon": muon, "overhead": overhead}
 
 
 def main() -> int:
