@@ -3,7 +3,8 @@
 `precondition` on a full window beside two streaming reads of that many bytes of float32 by the same number of threads,
 interleaved in this process; `of float32` is the time over the float32 window's. Beside the reference's dynamic
 algorithm (M-FAC, transcribed from its formulas into torch, its pivot-free LU replaced by the Cholesky equivalent) each
-contender has a process of its own. `FisherInverse` is m²d + m³/3 flops over the float64 multiply-add peak of the same threads.
+contender has a process of its own. `FisherInverse` is m²d + m³/3 flops over the float64 multiply-add peak of the same
+threads.
 """
 
 from __future__ import annotations

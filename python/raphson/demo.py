@@ -158,6 +158,7 @@ class Curve:
     accuracy: list[float] = field(default_factory=list)  # on the held-out images
     steps: int = 0
     seconds: float = 0.0  # in steps: gradients and updates, evaluation left out
+    network: Network | None = None  # as trained
 
     @property
     def step_milliseconds(self) -> float:
@@ -196,7 +197,7 @@ def train(
     rng = np.random.default_rng(seed)
     network = Network(LAYERS, rng)
     optimizer = make(network)
-    curve = Curve(optimizer.name)
+    curve = Curve(optimizer.name, network=network)
 
     def evaluate() -> None:
         curve.loss.append(network.loss(digits.train_images, digits.train_labels))
@@ -221,7 +222,15 @@ def _batches(count: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.in
         yield order[start : start + BATCH]
 
 
-def run(*, out: str = "raphson_demo.png", epochs: int = 20, runs: int = 5, seed: int = 0) -> list[list[Curve]]:
+def run(
+    *,
+    out: str = "raphson_demo.png",
+    epochs: int = 20,
+    runs: int = 5,
+    seed: int = 0,
+    pruned: str | None = None,
+    images: int = 400,
+) -> list[list[Curve]]:
     """Trains with both optimizers, prints what came out and draws the curves.
 
     Parameters
@@ -232,6 +241,10 @@ def run(*, out: str = "raphson_demo.png", epochs: int = 20, runs: int = 5, seed:
         Length of a training run, and how many there are, with seeds seed, seed + 1, ...
     seed : int
         First seed; it also splits the images.
+    pruned : str, optional
+        Where the picture of pruning the first Muon run's network goes; None leaves that part out.
+    images : int
+        Training images whose gradients the pruning uses.
 
     Returns
     -------
@@ -258,6 +271,12 @@ def run(*, out: str = "raphson_demo.png", epochs: int = 20, runs: int = 5, seed:
     matplotlib.use("Agg")
     _draw(results, out)
     print(f"\ncurves: {out}")
+    if pruned is not None:
+        from raphson._demo_prune import prune
+
+        network = results[0][0].network
+        assert network is not None
+        prune(network, digits, out=pruned, images=images)
     return results
 
 
