@@ -201,6 +201,63 @@ def variants(contender: str, case: dict[str, Any]) -> dict[str, Call]:
     return {"": lambda: reference.update_mul(given)}
 
 
+# ---- what is computed, in digits ------------------------------------------------------------------------------------
+
+
+def numerics(dim: int = 20000, capacity: int = 128) -> list[str]:
+    """Relative errors of F⁻¹g for the newest gradient: ours, and (g − Gᵀ(GGᵀ + mλI)⁻¹Gg)/λ in float32.
+
+    The truth is the push-through form in float64 on the rows as they are stored; for the narrower windows what rounding
+    the gradients themselves changes is in the last column.
+    """
+    import raphson
+
+    rng = np.random.default_rng(0)
+    lines = [f"{'gradients':<18} {'λ':>6} {'window':<9}{'ours':>9} {'textbook':>9} {'rounding':>9}"]
+    for kind in ("iid", "correlated"):
+        g = rng.standard_normal((capacity, dim))
+        if kind == "correlated":  # eight directions that drift, and noise
+            drift = np.cumsum(0.1 * rng.standard_normal((capacity, 8)), axis=0) + rng.standard_normal(8)
+            g = drift @ rng.standard_normal((8, dim)) + 0.1 * g
+        g = (30 * g / np.linalg.norm(g, axis=1, keepdims=True)).astype(np.float32)
+        for lam in (1e-6, 1e-5, 1e-3):
+            exact = g.astype(np.float64)
+            small = np.linalg.solve(exact @ exact.T + capacity * lam * np.eye(capacity), np.eye(capacity)[-1])
+            truth = capacity * exact.T @ small
+            gram = g @ g.T + np.float32(capacity * lam) * np.eye(capacity, dtype=np.float32)
+            textbook = (g[-1] - g.T @ np.linalg.solve(gram, g @ g[-1])) / np.float32(lam)
+            for dtype in DTYPES:
+                window = raphson.GradientWindow(dim, capacity, lam, dtype=dtype)
+                for row in g[:-1]:
+                    window.push(row)
+                got = window.precondition(g[-1]).astype(np.float64)
+                double = raphson.GradientWindow(dim, capacity, lam, dtype="float64")
+                for row in held(window):
+                    double.push(row)
+                stored = double.solve_recent([1.0])
+                norm = np.linalg.norm
+                error = norm(textbook - truth) / norm(truth)
+                theirs = f"{error:9.1e}" if dtype == "float32" else " " * 9
+                lines.append(
+                    f"{kind + ', norm 30':<18} {lam:>6.0e} {dtype:<9}{norm(got - stored) / norm(stored):>9.1e} {theirs} "
+                    f"{norm(stored - truth) / norm(truth):>9.1e}"
+                )
+    return lines
+
+
+def held(window: Any) -> npt.NDArray[np.float64]:
+    """The rows of a window without blocks as float64, oldest first."""
+    state = window.state_dict()
+    slots = (state["head"] + np.arange(state["length"])) % len(state["rows"])
+    rows = state["rows"][slots]
+    if window.dtype == "bfloat16":
+        rows = (rows.astype(np.uint32) << 16).view(np.float32)
+    if window.dtype == "int8":
+        scales = np.repeat(state["scales"][slots].astype(np.float64), 256, axis=1)
+        return np.asarray(rows * scales[:, : rows.shape[1]])
+    return np.asarray(rows.astype(np.float64) * state["row_scale"][slots, None])
+
+
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +346,8 @@ def run(arguments: argparse.Namespace) -> int:
                 ):
                     rows.append(row)
                     print(harness.line(row), flush=True)
+    digits = numerics(2000, 32) if arguments.quick else numerics()
+    print("\n".join(["", "relative error of F⁻¹g", *digits]))
     if arguments.json:
         content = {"machine": facts, "figures": [asdict(f) for f in figures], "rows": [asdict(r) for r in rows]}
         Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n")
