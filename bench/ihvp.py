@@ -238,10 +238,8 @@ def numerics(dim: int = 20000, capacity: int = 128) -> list[str]:
                 norm = np.linalg.norm
                 error = norm(textbook - truth) / norm(truth)
                 theirs = f"{error:9.1e}" if dtype == "float32" else " " * 9
-                lines.append(
-                    f"{kind + ', norm 30':<18} {lam:>6.0e} {dtype:<9}{norm(got - stored) / norm(stored):>9.1e} {theirs} "
-                    f"{norm(stored - truth) / norm(truth):>9.1e}"
-                )
+                ours, rounding = norm(got - stored) / norm(stored), norm(stored - truth) / norm(truth)
+                lines.append(f"{kind + ', norm 30':<18} {lam:>6.0e} {dtype:<9}{ours:>9.1e} {theirs} {rounding:>9.1e}")
     return lines
 
 
