@@ -2,12 +2,14 @@
 // runs here.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "ihvp/dense.h"
@@ -86,20 +88,21 @@ std::uint16_t half_bits(double x) {  // exact for what the tests store
 }  // namespace
 
 TEST_CASE("ihvp: a full window agrees with dense algebra") {
-    for (const std::int64_t block : {0, 5}) {
-        const std::int64_t dim = 23, capacity = 4;
+    for (const auto& [block, capacity] : {std::pair<std::int64_t, std::int64_t>{0, 4}, {5, 4}, {0, 19}}) {  // 19: whole registers
+        const std::int64_t dim = 23;
+        const int steps = static_cast<int>(2 * capacity + 3);
         WindowOptions options;
         options.type = WindowType::float64;
         options.block_size = block;
         GradientWindow window(dim, capacity, {0.05}, options);
-        const auto all = numbers(static_cast<std::size_t>(dim) * 11, 1);
+        const auto all = numbers(static_cast<std::size_t>(dim * steps), 1);
         std::vector<double> out(static_cast<std::size_t>(dim)), x = numbers(static_cast<std::size_t>(dim), 2), y = out;
-        for (int step = 0; step < 11; ++step) {
+        for (int step = 0; step < steps; ++step) {
             const double* g = all.data() + step * dim;
             window.precondition<double>({g, {dim}}, {out.data(), {dim}});
             std::vector<std::vector<double>> rows;
-            for (int r = std::max(0, step - 3); r <= step; ++r) rows.emplace_back(all.data() + r * dim, all.data() + (r + 1) * dim);
-            const Matrix f = fisher(rows, 4, 0.05L, static_cast<std::size_t>(dim), static_cast<std::size_t>(block == 0 ? dim : block));
+            for (int r = std::max(0, step + 1 - static_cast<int>(capacity)); r <= step; ++r) rows.emplace_back(all.data() + r * dim, all.data() + (r + 1) * dim);
+            const Matrix f = fisher(rows, static_cast<Real>(capacity), 0.05L, static_cast<std::size_t>(dim), static_cast<std::size_t>(block == 0 ? dim : block));
             CHECK(distance(out, solved(f, {g, g + dim})) < 1e-13);
             window.solve<double>({x.data(), {dim}}, {y.data(), {dim}});
             const auto expected = solved(f, {x.begin(), x.end()});
