@@ -76,7 +76,7 @@ RAPHSON_FORCE_INLINE Vec<double> load_wide(const half* p) {
 #endif
 #elif defined(RAPHSON_SIMD_SSE)
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) {
-    return {_mm_cvtps_pd(_mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(p))))};
+    return {_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
 }
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const bfloat16* p) {
     int two;
