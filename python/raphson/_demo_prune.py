@@ -58,7 +58,7 @@ def _pruned(network: Network, digits: Digits, sparsity: float, method: str, imag
         return _with_weights(network, np.where(kept, weights, np.float32(0)))
     grads = gradients_of_single_images(network, digits.train_images[:images], digits.train_labels[:images])
     damping = RELATIVE_DAMPING * float(np.mean(np.square(grads, dtype=np.float64)))
-    inverse = FisherInverse(grads, max(damping, np.finfo(np.float32).tiny))
+    inverse = FisherInverse(grads, max(damping, float(np.finfo(np.float32).tiny)))
     return _with_weights(network, inverse.obs_prune(weights, fraction=sparsity, joint=method == METHODS[2]).weights)
 
 
