@@ -177,7 +177,7 @@ def variants(contender: str, case: dict[str, Any]) -> dict[str, Call]:
     # Of norm about 1: the reference's formula loses ‖g‖²/(mλ) in digits, and its answer is compared with ours.
     unit = np.float32(dim**-0.5)
     first = rng.standard_normal((min(capacity, 64), dim), dtype=np.float32) * unit
-    rows = [first[k % len(first)] * np.float32(1 + k / capacity) for k in range(capacity)]
+    rows = (first[k % len(first)] * np.float32(1 + k / capacity) for k in range(capacity))  # one at a time: gigabytes
     g = rng.standard_normal(dim, dtype=np.float32) * unit
     if contender == "ours":
         import raphson
