@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, m) {
     raphson::bindings::bind_newton_schulz_extra(m);
     raphson::bindings::bind_fisher(m);
     raphson::bindings::bind_ihvp(m);
+    raphson::bindings::bind_ot(m);
 }

@@ -8,6 +8,7 @@
 #include "ihvp/passes.h"
 #include "newton_schulz/elementwise.h"
 #include "newton_schulz/passes.h"
+#include "ot/passes.h"
 
 namespace raphson {
 
@@ -19,6 +20,7 @@ struct KernelTable {
     const NewtonSchulzTable& newton_schulz;
     const ElementwiseTable& elementwise;  // newton_schulz, the rest of it
     const IhvpTable& ihvp;
+    const OtTable& ot;
 };
 
 // The best table that this CPU and RAPHSON_ISA allow, chosen once. std::invalid_argument for an unknown RAPHSON_ISA.

@@ -1,0 +1,45 @@
+// The Hessian of the semi-dual, S = D₂ − TᵀD₁⁻¹T, and linear systems in it.
+#pragma once
+
+#include <vector>
+
+#include "ot/level.h"
+
+namespace raphson {
+
+struct CgOutcome {
+    int iterations = 0;
+    double residual = 0;  // ‖rhs − S x‖₁ by the recurrence
+};
+
+// T is the plan of the level's last sweep: whole (from the kept kernel or the cost), or its large entries T_Ω, the others
+// lumped as p qᵀ/σ with p, q their row and column sums and σ their total. So row and column sums are those of T, S stays
+// positive semidefinite with exactly the null vector of T's (the constants, when both marginals are held), and parts of
+// the pattern that dropped entries alone connect stay connected.
+class Schur {
+public:
+    Schur(Level& level, const SparsePlan* plan);
+
+    void apply(const double* x, double* y);
+    // x ← S⁻¹ rhs by preconditioned conjugate gradients until ‖rhs − S x‖₁ ≤ target. rhs must sum to zero when S is singular.
+    CgOutcome solve(const double* rhs, double* x, double target, int most);
+    // Takes the Cholesky factor of S as preconditioner from now on, also of later systems given here. False: not possible.
+    bool factor(std::vector<double>& memory);
+    void use_factor(const std::vector<double>& memory) { factor_ = &memory; }
+    // Rows of the Newton system given the columns: D₁⁻¹(rhs − T x).
+    void rows_for(const double* row_rhs, const double* x, double* rows);
+
+private:
+    void precondition(const double* r, double* z) const;
+
+    Level& level_;
+    const SparsePlan* plan_;
+    bool singular_;
+    std::vector<double> d1_inverse_, d2_, jacobi_;
+    std::vector<double> lump_p_, lump_q_, lump_w_;  // p, q and T_ΩᵀD₁⁻¹p
+    double lump_total_ = 0, lump_pp_ = 0;           // σ and pᵀD₁⁻¹p
+    const std::vector<double>* factor_ = nullptr;
+    std::vector<double> r_, z_, p_, q_;
+};
+
+}  // namespace raphson

@@ -1,0 +1,315 @@
+#include "ot/solve.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ot/run.h"
+
+namespace raphson {
+
+const char* to_string(TransportStage stage) {
+    static const char* const names[] = {"sinkhorn", "kernel", "newton", "dense_newton"};
+    return names[static_cast<int>(stage)];
+}
+
+namespace {
+
+// What things cost, in nanoseconds an entry: constants, not measurements, so that a run takes the same path every time.
+constexpr double log_entry = 0.6, kernel_entry = 0.45, sparse_entry = 2.0, vector_entry = 6.0, factor_flop = 0.05;
+constexpr double highest_density = 0.2;  // of a sparse plan; above, dense products are cheaper
+constexpr double first_reg = 0.05, reg_factor = 0.25, level_goal = 1e-2;
+constexpr std::int64_t largest_factor = 3000;
+
+}  // namespace
+
+Run::Run(const TransportProblem& problem, const SolveOptions& options)
+    : problem_(problem), options_(options), level_(problem) {
+    const double span = std::max(std::abs(problem.highest_cost), std::abs(problem.lowest_cost)) / problem.reg;
+    double mass = 0;
+    for (double a : problem.a) mass += a;
+    floor_ = mass * std::numeric_limits<double>::epsilon() * (16 + span);
+    if (options.f != nullptr) {
+        for (std::int64_t i = 0; i < problem.n; ++i) {
+            level_.u[i] = std::isfinite(options.f[i]) ? options.f[i] / problem.reg : 0;
+        }
+    }
+    if (options.g != nullptr) {
+        for (std::int64_t j = 0; j < problem.m; ++j) {
+            if (std::isfinite(options.g[j])) level_.psi[j] = level_.log_b()[j] + options.g[j] / problem.reg;
+        }
+    }
+}
+
+bool Run::done(TransportStage stage) {
+    ++solution_.iterations;
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start_;
+    solution_.history.push_back({stage, level_.error(), level_.reg(), seconds.count()});
+    if (options_.callback && options_.callback(solution_.history.back(), solution_.iterations)) {
+        solution_.status = Status::stopped;
+        return over_ = true;
+    }
+    if (!std::isfinite(level_.error())) {
+        solution_.status = Status::breakdown;
+        return over_ = true;
+    }
+    if (solution_.iterations >= options_.max_iter && !(level_.reg() == problem_.reg && level_.error() <= options_.tol)) {
+        solution_.status = Status::max_iter;
+        return over_ = true;
+    }
+    return false;
+}
+
+// One sweep, in the kernel domain while it is there; collecting the plan when asked for. True when the run is over.
+bool Run::advance(bool want_plan, double goal) {
+    plan_ready_ = false;
+    if (level_.has_kernel()) {
+        if (level_.sweep_kernel()) return done(TransportStage::kernel);
+        level_.sweep(nullptr, true);
+        return done(TransportStage::sinkhorn);
+    }
+    if (want_plan && plan_fits_) {
+        const double entries = static_cast<double>(level_.n()) * static_cast<double>(level_.m());
+        level_.reserve(plan_, static_cast<std::int64_t>(highest_density * entries));
+        const double known = std::isfinite(level_.error()) && level_.error() > 0 ? level_.error() : 1.0;
+        plan_.threshold = 0.01 * std::clamp(known, goal, 1e-2) / static_cast<double>(std::max(level_.n(), level_.m()));
+        level_.sweep(&plan_);
+        plan_ready_ = plan_.count >= 0 && static_cast<double>(plan_.count) <= highest_density * entries;
+        plan_fits_ = plan_ready_;
+    } else {
+        level_.sweep();
+    }
+    return done(TransportStage::sinkhorn);
+}
+
+bool Run::newton_step(double goal, bool dense) {
+    const std::int64_t m = level_.m();
+    const auto cols = static_cast<std::size_t>(level_.padded());
+    Schur schur(level_, dense ? nullptr : &plan_);
+    std::vector<double> rhs(cols, 0.0), d(cols, 0.0), start = level_.psi;
+    const double error = level_.error();
+    for (std::int64_t j = 0; j < m; ++j) rhs[j] = level_.target_column(j) - level_.columns[j];
+    const double forcing = std::clamp(0.3 * goal / error, std::min(0.1, std::sqrt(error) * 0.3), 0.3);
+    const double target = error * forcing;
+    const double nnz = dense ? 0 : static_cast<double>(plan_.count);
+    const double product = dense ? kernel_entry * static_cast<double>(level_.n()) * static_cast<double>(m)
+                                 : sparse_entry * nnz + vector_entry * static_cast<double>(m);
+    const double md = static_cast<double>(m);
+    const double factoring = md * md * md / 3 * factor_flop + nnz * nnz / static_cast<double>(level_.n()) + 2 * md * md;
+    int most = 2000;
+    CgOutcome outcome;
+    const bool can_factor = !dense && m <= largest_factor;
+    if (can_factor && last_cg_ * product > factoring) {
+        if (schur.factor(factor_)) most = 50;
+        outcome = schur.solve(rhs.data(), d.data(), target, most);
+    } else {
+        if (can_factor) most = std::max(20, static_cast<int>(factoring / product));
+        outcome = schur.solve(rhs.data(), d.data(), target, most);
+        last_cg_ = outcome.iterations;
+        if (can_factor && outcome.residual > target) {
+            solution_.cg_iterations += outcome.iterations;
+            if (schur.factor(factor_)) outcome = schur.solve(rhs.data(), d.data(), target, 50);
+            last_cg_ = most + 1;
+        }
+    }
+    solution_.cg_iterations += outcome.iterations;
+    double slope = 0;
+    for (std::int64_t j = 0; j < m; ++j) {
+        if (d[j] > 1) d[j] = 1 + std::log(d[j]);  // Newton in exp(ψ): the same to first order, less rash
+        if (d[j] < -1) d[j] = -1 - std::log(-d[j]);
+        slope += rhs[j] * d[j];
+    }
+    if (!(slope > 0)) return false;
+    // ψ(α) = start + α d: the semi-dual is convex, its derivative along d is −(target − columns)·d. No function values,
+    // which drown in rounding near the solution.
+    double alpha = 1;
+    for (int trial = 0; trial < 12; ++trial) {
+        for (std::int64_t j = 0; j < m; ++j) {
+            if (start[j] > minus_infinity) level_.psi[j] = start[j] + alpha * d[j];
+        }
+        if (advance(!dense, goal)) return true;
+        double now = 0;
+        for (std::int64_t j = 0; j < m; ++j) now += (level_.target_column(j) - level_.columns[j]) * d[j];
+        if (now >= -0.5 * slope || level_.error() <= goal) break;
+        alpha *= std::clamp(slope / (slope - now), 0.1, 0.7);
+    }
+    ++solution_.newton_iterations;
+    solution_.history.back().stage = dense ? TransportStage::dense_newton : TransportStage::newton;
+    return true;
+}
+
+// Nanoseconds from here to the goal by Newton steps, given Sinkhorn's contraction: it bounds the condition of S.
+double Run::newton_cost(double error, double goal, double rate) const {
+    const double n = static_cast<double>(level_.n()), m = static_cast<double>(level_.m());
+    const bool sparse = plan_fits_ && plan_ready_;
+    const double product = sparse ? sparse_entry * static_cast<double>(plan_.count) + vector_entry * m : kernel_entry * n * m;
+    const double steps = 2 + (error > 0.1 ? 2 : 0);
+    double cg = 0.6 * std::sqrt(1 / (1 - std::min(rate, 0.999999))) * std::log(2 * error / goal + 1);
+    double solving = cg * product;
+    if (sparse && level_.m() <= largest_factor) solving = std::min(solving, steps * m * m * m / 3 * factor_flop);
+    return steps * (sparse ? 1.2 * log_entry : kernel_entry) * n * m + solving;
+}
+
+bool Run::reach(double goal) {
+    double previous = 0, rate = 1;
+    int moves = 0;
+    plan_fits_ = true;
+    last_cg_ = 0;
+    const double n = static_cast<double>(level_.n()), m = static_cast<double>(level_.m());
+    if (advance(false, goal)) return false;
+    double best = level_.error();
+    int without_progress = 0;
+    for (;;) {
+        const double error = level_.error();
+        if (error <= goal) return true;
+        if (error < 0.9 * best) {
+            best = error;
+            without_progress = 0;
+        } else if (++without_progress > 60) {
+            solution_.status = error < 100 * floor_ ? Status::precision_floor : Status::stalled;
+            over_ = true;
+            return false;
+        }
+        if (moves > 0) rate = std::clamp(error / previous, 0.05, 0.999999);
+        const double sweeps = std::log(goal / error) / std::log(rate);
+        const double by_sinkhorn = sweeps * n * m * (level_.has_kernel() ? kernel_entry : log_entry);
+        bool newton = moves >= 2 && newton_cost(error, goal, rate) < by_sinkhorn;
+        if (newton && !level_.has_kernel() && !plan_ready_ && plan_fits_) {
+            if (advance(true, goal)) return false;  // at the same potentials: the plan's large entries
+        }
+        if (newton) {
+            const bool dense = !plan_ready_;
+            if (dense && !level_.has_kernel() && level_.kernel_allowed()) {
+                level_.sweep(nullptr, true);
+                if (done(TransportStage::sinkhorn)) return false;
+            }
+            previous = level_.error();
+            if (newton_step(goal, dense)) {
+                if (over_) return false;
+                // Sinkhorn's rate is what it was, unless it is measured again
+                continue;
+            }
+        }
+        previous = error;
+        level_.update_columns();
+        ++moves;
+        const bool many = sweeps > 6 && moves >= 3 && !plan_ready_ && level_.kernel_allowed() && !level_.has_kernel();
+        if (many) {
+            level_.sweep(nullptr, true);
+            if (done(TransportStage::sinkhorn)) return false;
+        } else if (advance(moves >= 2, goal)) {
+            return false;
+        }
+    }
+}
+
+void Run::automatic() {
+    const double span = problem_.highest_cost - problem_.lowest_cost;
+    std::vector<double> regs;
+    const bool warm = options_.f != nullptr || options_.g != nullptr;
+    if (!warm) {
+        for (double reg = problem_.reg; reg < first_reg * span; reg /= reg_factor) regs.push_back(reg);
+        std::reverse(regs.begin(), regs.end());
+    }
+    if (regs.empty() || regs.back() != problem_.reg) regs.assign(1, problem_.reg);
+    std::vector<double> older, old;  // g at the last two levels
+    double older_reg = 0, old_reg = 0;
+    for (std::size_t k = 0; k < regs.size(); ++k) {
+        level_.set_reg(regs[k]);
+        if (!older.empty()) {  // the duals are nearly linear in reg
+            const double step = (regs[k] - old_reg) / (old_reg - older_reg);
+            for (std::int64_t j = 0; j < level_.m(); ++j) {
+                if (!(problem_.b[j] > 0)) continue;
+                level_.psi[j] = level_.log_b()[j] + (old[j] + step * (old[j] - older[j])) / regs[k];
+            }
+        }
+        const bool last = k + 1 == regs.size();
+        if (!reach(last ? options_.tol : std::max(options_.tol, level_goal))) return;
+        older = old;
+        older_reg = old_reg;
+        old.assign(static_cast<std::size_t>(level_.m()), 0.0);
+        for (std::int64_t j = 0; j < level_.m(); ++j) {
+            if (problem_.b[j] > 0) old[j] = (level_.psi[j] - level_.log_b()[j]) * regs[k];
+        }
+        old_reg = regs[k];
+    }
+    solution_.status = Status::converged;
+}
+
+void Run::sinkhorn() {
+    if (advance(false, options_.tol)) return;
+    double best = level_.error();
+    int without_progress = 0;
+    for (int moves = 0; level_.error() > options_.tol; ++moves) {
+        level_.update_columns();
+        const bool absorb = moves == 2 && level_.kernel_allowed();
+        if (absorb) {
+            level_.sweep(nullptr, true);
+            if (done(TransportStage::sinkhorn)) return;
+        } else if (advance(false, options_.tol)) {
+            return;
+        }
+        if (level_.error() < best) {
+            best = level_.error();
+            without_progress = 0;
+        } else if (++without_progress > 200 && level_.error() < 100 * floor_) {
+            solution_.status = Status::precision_floor;
+            return;
+        }
+    }
+    solution_.status = Status::converged;
+}
+
+TransportSolution Run::finish() {
+    // the potentials as they are returned, measured by themselves
+    const std::int64_t n = level_.n(), m = level_.m();
+    solution_.f.resize(static_cast<std::size_t>(n));
+    solution_.g.resize(static_cast<std::size_t>(m));
+    double shift = 0;
+    if (problem_.balanced()) {
+        double left = 0, right = 0, mass = 0;
+        for (std::int64_t i = 0; i < n; ++i) {
+            if (problem_.a[i] > 0) {
+                left += problem_.a[i] * level_.u[i];
+                mass += problem_.a[i];
+            }
+        }
+        for (std::int64_t j = 0; j < m; ++j) {
+            if (problem_.b[j] > 0) right += problem_.b[j] * (level_.psi[j] - level_.log_b()[j]);
+        }
+        shift = (right - left) / (2 * mass);
+    }
+    for (std::int64_t i = 0; i < n; ++i) {
+        solution_.f[i] = problem_.a[i] > 0 ? problem_.reg * (level_.u[i] + shift) : minus_infinity;
+        if (problem_.a[i] > 0) level_.u[i] = solution_.f[i] / problem_.reg;
+    }
+    for (std::int64_t j = 0; j < m; ++j) {
+        const double v = level_.psi[j] - level_.log_b()[j] - shift;
+        solution_.g[j] = problem_.b[j] > 0 ? problem_.reg * v : minus_infinity;
+        if (problem_.b[j] > 0) level_.psi[j] = level_.log_b()[j] + solution_.g[j] / problem_.reg;
+    }
+    level_.measure(&solution_.cost);
+    solution_.marginal_error = level_.error();
+    solution_.row_marginal.resize(static_cast<std::size_t>(n));
+    for (std::int64_t i = 0; i < n; ++i) solution_.row_marginal[i] = problem_.a[i] * level_.row_sum[i];
+    solution_.column_marginal.assign(level_.columns.begin(), level_.columns.begin() + m);
+    solution_.mass = 0;
+    for (double row : solution_.row_marginal) solution_.mass += row;
+    if (solution_.status == Status::converged && !(solution_.marginal_error <= options_.tol)) {
+        solution_.status = Status::precision_floor;
+    }
+    return std::move(solution_);
+}
+
+TransportSolution solve_transport(const TransportProblem& problem, const SolveOptions& options) {
+    Run run(problem, options);
+    switch (options.method) {
+        case TransportMethod::automatic: run.automatic(); break;
+        case TransportMethod::sinkhorn: run.sinkhorn(); break;
+        case TransportMethod::sns: run.sns(); break;
+        case TransportMethod::ssns: run.ssns(); break;
+    }
+    return run.finish();
+}
+
+}  // namespace raphson
