@@ -9,6 +9,7 @@ from raphson._config import build_info, get_num_threads, set_num_threads
 from raphson._results import ConvergenceWarning
 from raphson.ihvp import FisherInverse, GradientWindow
 from raphson.newton_schulz import orthogonalize, orthogonalize_many
+from raphson.ot import PointCloud, sinkhorn
 
 __version__: str = _core.build_info()["version"]  # not ours: that one looks for CUDA
 
@@ -16,10 +17,12 @@ __all__ = [
     "ConvergenceWarning",
     "FisherInverse",
     "GradientWindow",
+    "PointCloud",
     "__version__",
     "build_info",
     "get_num_threads",
     "orthogonalize",
     "orthogonalize_many",
     "set_num_threads",
+    "sinkhorn",
 ]

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 
 #include "common/threads.h"
 #include "common/workspace.h"
@@ -12,6 +13,7 @@ namespace {
 
 constexpr std::int64_t entries_per_block = 32768, most_blocks = 32;
 constexpr std::int64_t point_rows = 16;  // rows of a point cloud's cost that exist at a time
+constexpr std::int64_t small_plan = 20000;  // entries that are not worth a second thread
 constexpr double lost = 1e-290;          // column sums below are taken anew, in logarithms
 
 }  // namespace
@@ -61,6 +63,26 @@ double Level::target_column(std::int64_t j) const {
 double Level::target_row(std::int64_t i) const {
     const double a = problem_.a[i];
     return kappa_a_ == 0 || !(a > 0) ? a : a * std::exp(-kappa_a_ * u[i]);
+}
+
+double Level::row_mass(std::int64_t i) const {
+    return rows_exact_ ? target_row(i) : problem_.a[i] * row_sum[i];
+}
+
+double Level::semi_dual() const {
+    const auto side = [](double weight, double kappa, double x) {
+        return kappa == 0 ? -weight * x : weight * std::expm1(-kappa * x) / kappa;
+    };
+    double rows = 0, cols = 0, mass = 0;
+    for (std::int64_t i = 0; i < n(); ++i) {
+        if (!(problem_.a[i] > 0)) continue;
+        rows += side(problem_.a[i], kappa_a_, u[i]);
+        mass += row_mass(i);
+    }
+    for (std::int64_t j = 0; j < m(); ++j) {
+        if (problem_.b[j] > 0) cols += side(problem_.b[j], kappa_b_, psi[j] - log_b_[j]);
+    }
+    return rows + cols + mass;
 }
 
 void Level::reserve(SparsePlan& plan, std::int64_t capacity) const {
@@ -192,10 +214,16 @@ void Level::find_error(bool rows_too) {
 void Level::sweep(SparsePlan* sparse, bool keep) {
     if (keep && kernel_ == nullptr) {
         kernel_stride_ = m();
-        kernel_ = take_large(static_cast<std::size_t>(n()) * static_cast<std::size_t>(m()) *
-                             static_cast<std::size_t>(itemsize(problem_.cost.dense.type)));
+        try {
+            kernel_ = take_large(static_cast<std::size_t>(n()) * static_cast<std::size_t>(m()) *
+                                 static_cast<std::size_t>(itemsize(problem_.cost.dense.type)));
+        } catch (const std::bad_alloc&) {  // the log domain needs no more than there is
+            kernel_refused_ = true;
+            keep = false;
+        }
     }
     run_log(true, keep, nullptr, sparse);
+    rows_exact_ = true;
     if (keep) {
         kernel_u_ = u;
         kernel_psi_ = psi;
@@ -210,6 +238,7 @@ void Level::sweep(SparsePlan* sparse, bool keep) {
 
 void Level::measure(double* cost, SparsePlan* sparse) {
     run_log(false, false, cost, sparse);
+    rows_exact_ = false;
     find_error(true);
 }
 
@@ -266,7 +295,7 @@ void Level::lost_columns(std::vector<double>& log_columns) {
 }
 
 // ---- the kernel domain -------------------------------------------------------------------------------------------------
-bool Level::kernel_allowed() const { return problem_.cost.is_dense(); }
+bool Level::kernel_allowed() const { return problem_.cost.is_dense() && !kernel_refused_; }
 
 void Level::drop_kernel() { kernel_ready_ = false; }
 
@@ -307,6 +336,7 @@ bool Level::sweep_kernel() {
     add_partials(columns.data());
     for (std::int64_t j = 0; j < m(); ++j) columns[j] *= multiplier_[j];
     for (std::int64_t i = 0; i < n(); ++i) u[i] = kernel_u_[i] + log_scale_[i];
+    rows_exact_ = true;
     find_error(false);
     return true;
 }
@@ -382,7 +412,7 @@ void Level::product_columns(const double* z, double* y) {
 
 void Level::normal_sparse(const SparsePlan& plan, const double* x, const double* coefficient, double* y, double* t) {
     const OtTable& table = kernels().ot;
-    const std::int64_t tasks = plan.count < 20000 ? 1 : blocks_;
+    const std::int64_t tasks = plan.count < small_plan ? 1 : blocks_;
     const auto work = [&](std::int64_t block) {
         const SparsePlan::Piece& piece = plan.pieces[block];
         const std::int64_t begin = block_begin(block);

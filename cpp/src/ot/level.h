@@ -43,6 +43,9 @@ public:
     double error() const { return error_; }  // L1 optimality residual; the rows' part is 0 after an update
     double target_column(std::int64_t j) const;  // what column j is to weigh: b, or b·exp(−κv)
     double target_row(std::int64_t i) const;
+    double row_mass(std::int64_t i) const;  // of the plan that `columns` describes
+    // The semi-dual, minimised: −Σ a·u − Σ b·v for exact marginals, κ → 0 of Σ a(e^(−κu) − 1)/κ + …
+    double semi_dual() const;
 
     // Rows to their optimum, then the columns of the new plan. `sparse`: collects entries ≥ sparse->threshold too.
     // `keep`: stores the plan's rows over a as kernel.
@@ -58,6 +61,10 @@ public:
     bool kernel_allowed() const;
     bool sweep_kernel();
     void drop_kernel();
+    void refuse_kernel() {  // for good: its rounding is in the way
+        kernel_refused_ = true;
+        drop_kernel();
+    }
 
     // y = Tᵀ(coefficient ∘ (T x)), of the plan T of the last sweep, by the stored kernel or from the cost; x, y padded.
     void normal_dense(const double* x, const double* coefficient, double* y);
@@ -87,6 +94,8 @@ private:
     std::int64_t padded_, blocks_, block_rows_;
     double reg_, kappa_a_, kappa_b_, exponent_a_, exponent_b_;
     double error_ = 0;
+    bool rows_exact_ = true;
+    bool kernel_refused_ = false;
     std::vector<double> log_b_, partials_, cost_parts_;
     LargeMemory kernel_;
     std::int64_t kernel_stride_ = 0;

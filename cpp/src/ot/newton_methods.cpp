@@ -1,6 +1,168 @@
+// Sinkhorn-Newton-Sparse and its safeguarded successor, by name. Both move the columns' potentials alone: the rows are at
+// their optimum after every sweep, which eliminates them from the Newton system exactly. Both use the full row and column
+// sums on the diagonal, and lump what the pattern drops (schur.h), which keeps it connected.
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
 #include "ot/run.h"
 
 namespace raphson {
-void Run::sns() { automatic(); }
-void Run::ssns() { automatic(); }
+namespace {
+
+constexpr int sns_warm_up = 20, sns_per_row = 16, ssns_warm_up = 1;
+constexpr double sns_cg_tolerance = 1e-8, ssns_cg_tolerance = 1e-8;
+constexpr double farthest = 1e6;  // a longer step is none
+constexpr int most_cg = 5000;
+
+// The k largest entries, in place.
+void keep_largest(SparsePlan& plan, std::int64_t k) {
+    if (plan.count <= k) return;
+    std::vector<double> all;
+    all.reserve(static_cast<std::size_t>(plan.count));
+    for (const SparsePlan::Piece& piece : plan.pieces) {
+        const double* value = static_cast<const double*>(piece.value.get());
+        all.insert(all.end(), value, value + piece.count);
+    }
+    std::nth_element(all.begin(), all.begin() + (k - 1), all.end(), std::greater<double>());
+    const double least = all[static_cast<std::size_t>(k - 1)];
+    plan.count = 0;
+    for (SparsePlan::Piece& piece : plan.pieces) {
+        auto* value = static_cast<double*>(piece.value.get());
+        auto* index = static_cast<std::int32_t*>(piece.index.get());
+        std::int64_t to = 0, from = 0;
+        for (std::int64_t& end : piece.row_end) {
+            for (; from < end; ++from) {
+                if (value[from] < least) continue;
+                value[to] = value[from];
+                index[to++] = index[from];
+            }
+            end = to;
+        }
+        piece.count = to;
+        plan.count += to;
+    }
+}
+
+}  // namespace
+
+double Run::direction(std::vector<double>& d, double shift, double target) {
+    const std::int64_t m = level_.m();
+    std::vector<double> rhs(static_cast<std::size_t>(level_.padded()), 0.0);
+    for (std::int64_t j = 0; j < m; ++j) rhs[j] = level_.target_column(j) - level_.columns[j];
+    Schur schur(level_, plan_.count >= 0 ? &plan_ : nullptr, shift);
+    solution_.cg_iterations += schur.solve(rhs.data(), d.data(), target, most_cg).iterations;
+    double slope = 0;
+    double longest = 0;
+    for (std::int64_t j = 0; j < m; ++j) {
+        slope += rhs[j] * d[j];
+        longest = std::max(longest, std::abs(d[j]));
+    }
+    return longest < farthest && std::isfinite(slope) ? slope : 0;
+}
+
+void Run::move(const std::vector<double>& start, const std::vector<double>& d, double alpha) {
+    for (std::int64_t j = 0; j < level_.m(); ++j) {
+        if (start[j] > minus_infinity) level_.psi[j] = start[j] + alpha * d[j];
+    }
+}
+
+bool Run::warm_up(int sweeps) {
+    for (int k = 0; k < sweeps; ++k) {
+        if (advance(false, options_.tol)) return false;
+        if (level_.error() <= options_.tol) break;
+        if (k + 1 == sweeps) break;
+        level_.update_columns();
+        if (k == 0) gauge();
+    }
+    return true;
+}
+
+void Run::sns() {
+    if (!warm_up(sns_warm_up)) return;
+    const std::int64_t size = std::max(level_.n(), level_.m());
+    std::vector<double> d(static_cast<std::size_t>(level_.padded()), 0.0);
+    while (level_.error() > options_.tol) {
+        if (give_up()) return;
+        // the pattern, from a sweep of its own at these potentials
+        double mass = 0;
+        for (double a : problem_.a) mass += a;
+        plan_.threshold = 1e-6 * mass / static_cast<double>(size);
+        level_.reserve(plan_, plan_capacity());
+        level_.sweep(&plan_);
+        if (plan_.count >= 0) keep_largest(plan_, sns_per_row * size);
+        const std::vector<double> start = level_.psi;
+        const double slope = direction(d, 0, sns_cg_tolerance * level_.error());
+        const double value = level_.semi_dual(), error = level_.error();
+        double alpha = 1;
+        bool accepted = false;
+        for (int trial = 0; trial < 20 && slope > 0 && !accepted; ++trial, alpha /= 2) {
+            move(start, d, alpha);
+            if (advance(false, options_.tol)) return;
+            const bool drowned = level_.error() < error && alpha * slope < 1e-12 * std::abs(value);
+            accepted = drowned || level_.semi_dual() <= value - 1e-4 * alpha * slope;  // Armijo, while values tell
+        }
+        if (!accepted) {  // too far from the solution for this pattern: more of the warm-up
+            level_.psi = start;
+            level_.sweep();
+            level_.update_columns();
+            if (!warm_up(sns_warm_up)) return;
+            continue;
+        }
+        solution_.history.back().stage = TransportStage::newton;
+        ++solution_.newton_iterations;
+    }
+    solution_.status = Status::converged;
+}
+
+void Run::ssns() {
+    if (!warm_up(ssns_warm_up)) return;
+    const double size = static_cast<double>(std::max(level_.n(), level_.m()));
+    std::vector<double> d(static_cast<std::size_t>(level_.padded()), 0.0);
+    double mu = 1;
+    while (level_.error() > options_.tol) {
+        if (give_up()) return;
+        double norm = 0;
+        for (std::int64_t j = 0; j < level_.m(); ++j) {
+            const double g = level_.columns[j] - level_.target_column(j);
+            norm += g * g;
+        }
+        norm = std::sqrt(norm);
+        plan_.threshold = 0.01 * norm / size;  // drops at most 0.01·‖g‖ from a row or a column
+        level_.reserve(plan_, plan_capacity());
+        level_.sweep(&plan_);
+        const std::vector<double> start = level_.psi;
+        const double error = level_.error(), value = level_.semi_dual(), shift = mu * norm;
+        const double slope = direction(d, shift, ssns_cg_tolerance * error);
+        double best = 0, best_value = value, step_norm = 0;
+        for (double x : d) step_norm += x * x;
+        for (const double alpha : {1.0, 0.5, 0.25, 0.1}) {
+            if (!(slope > 0)) break;
+            move(start, d, alpha);
+            if (advance(false, options_.tol)) return;
+            const double now = level_.semi_dual();
+            const bool drowned = alpha * slope < 1e-12 * std::abs(value) && level_.error() < error;
+            if (now < best_value || drowned) {
+                best = alpha;
+                best_value = now;
+                if (now < value || drowned) break;
+            }
+        }
+        // predicted: αsᵀg − ½α²sᵀHs with Hs = g − shift·s
+        const double predicted = best * slope - 0.5 * best * best * (slope - shift * step_norm);
+        const double gained = value - best_value;
+        const double ratio = best > 0 && predicted > 1e-12 * std::abs(value) ? gained / predicted : best > 0 ? 1 : -1;
+        if (ratio <= 0) {
+            level_.psi = start;
+            level_.sweep();
+        } else {
+            solution_.history.back().stage = TransportStage::newton;
+            ++solution_.newton_iterations;
+        }
+        if (ratio < 0.25) mu *= 4;
+        if (ratio > 0.75) mu = std::max(mu / 2, 1e-3);
+    }
+    solution_.status = Status::converged;
+}
+
 }  // namespace raphson

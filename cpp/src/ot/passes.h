@@ -77,6 +77,12 @@ struct SparseRows {  // one block of the stored plan
     std::int64_t columns;
 };
 
+struct CostScan {
+    double lowest, highest;  // of the finite entries
+    bool forbids;            // +Inf is there
+    bool bad;                // NaN or -Inf is there
+};
+
 enum class Metric : std::uint8_t { sqeuclidean, euclidean, cityblock };
 
 struct PointBlock {
@@ -93,6 +99,7 @@ struct PointBlock {
 };
 
 struct OtTable {
+    CostScan (*scan)(const CostBlock& cost);
     void (*log_sweep)(const LogBlock& block);
     void (*kernel_sweep)(const KernelBlock& block);
     // highest[j] ← the larger of it and φ − C/reg over the block's rows, for the columns of `groups` (starts, each ot_padding wide).

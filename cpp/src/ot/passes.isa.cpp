@@ -11,6 +11,54 @@ void log_sweep(const LogBlock& block) {
     log_sweep_typed<float>(block);
 }
 
+// ---- what a cost holds --------------------------------------------------------------------------------------------------
+template <class T>
+CostScan scan_typed(const CostBlock& cost) {
+    constexpr double infinity = std::numeric_limits<double>::infinity(), largest = std::numeric_limits<double>::max();
+    constexpr unsigned all = (1u << wide) - 1u;
+    CostScan found{infinity, -infinity, false, false};
+    for (std::int64_t i = 0; i < cost.rows; ++i) {
+        const T* row = static_cast<const T*>(cost.data) + i * cost.stride;
+        Vec<double> low = splat(infinity), high = splat(-infinity);
+        unsigned sound = all, infinite = 0;
+        std::int64_t j = 0;
+        for (; j + wide <= cost.columns; j += wide) {
+            const Vec<double> c = load_wide(row + j);
+            sound &= lanes_at_least(c, splat(-largest));  // NaN fails
+            infinite |= lanes_at_least(c, splat(infinity));
+            low = min(low, c);
+            high = max(high, c);
+        }
+        double least[wide], most[wide];
+        store(least, low);
+        store(most, high);
+        if (sound == all && infinite == 0) {
+            for (int lane = 0; lane < wide; ++lane) {
+                found.lowest = std::min(found.lowest, least[lane]);
+                found.highest = std::max(found.highest, most[lane]);
+            }
+        } else {
+            j = 0;  // rare: once more, entry by entry
+        }
+        for (; j < cost.columns; ++j) {
+            const double c = static_cast<double>(row[j]);
+            if (c != c || c < -largest) {
+                found.bad = true;
+            } else if (c > largest) {
+                found.forbids = true;
+            } else {
+                found.lowest = std::min(found.lowest, c);
+                found.highest = std::max(found.highest, c);
+            }
+        }
+    }
+    return found;
+}
+
+CostScan scan(const CostBlock& cost) {
+    return cost.type == DType::float64 ? scan_typed<double>(cost) : scan_typed<float>(cost);
+}
+
 // ---- the kernel domain -------------------------------------------------------------------------------------------------
 template <int R, class T>
 void kernel_group(const KernelBlock& b, std::int64_t row) {
@@ -233,7 +281,7 @@ bool ot_cholesky(double* s, std::int64_t n);
 void ot_cholesky_solve(const double* factor, std::int64_t n, double* x);
 
 extern const OtTable ot_table;
-const OtTable ot_table{log_sweep,      kernel_sweep, column_max, column_sum,  sparse_rows,      sparse_normal,
+const OtTable ot_table{scan,           log_sweep,    kernel_sweep, column_max, column_sum,  sparse_rows,      sparse_normal,
                        sparse_columns, point_costs,  exp2_all,   ot_cholesky, ot_cholesky_solve};
 
 RAPHSON_ISA_END

@@ -5,13 +5,16 @@
 
 #include "ot/level.h"
 #include "ot/schur.h"
-#include "ot/solve.h"
+#include "ot/problem.h"
+#include "raphson/ot.h"
 
 namespace raphson {
 
+TransportSolution solve_transport(const TransportProblem& problem, const TransportOptions& options);
+
 class Run {
 public:
-    Run(const TransportProblem& problem, const SolveOptions& options);
+    Run(const TransportProblem& problem, const TransportOptions& options);
 
     void automatic();
     void sinkhorn();
@@ -26,17 +29,25 @@ private:
     bool newton_step(double goal, bool dense);
     bool advance(bool want_plan, double goal);  // one sweep at the potentials there are
     double newton_cost(double error, double goal, double rate) const;
-    void finish_stopped(Status status);
+    double dense_entry() const;  // nanoseconds an entry of a product with the whole plan
+    bool give_up();              // after a sweep without progress: true when the run is over
+    std::int64_t plan_capacity() const;
+    void gauge();
+    // Newton methods by name: the direction from the pattern in plan_, by CG. Returns its product with the gradient.
+    double direction(std::vector<double>& d, double shift, double target);
+    void move(const std::vector<double>& start, const std::vector<double>& d, double alpha);
+    bool warm_up(int sweeps);
 
     const TransportProblem& problem_;
-    const SolveOptions& options_;
+    const TransportOptions& options_;
     Level level_;
     SparsePlan plan_;
     std::vector<double> factor_;
-    bool factor_fresh_ = false;
     bool plan_fits_ = true, plan_ready_ = false;
     bool over_ = false;
     double floor_;
+    double best_ = 0;
+    int idle_ = 0;  // sweeps since the error last fell by a tenth
     int last_cg_ = 0;
     TransportSolution solution_;
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();

@@ -35,8 +35,8 @@ SparseRows rows_of(const SparsePlan::Piece& piece, std::int64_t columns) {
 
 }  // namespace
 
-Schur::Schur(Level& level, const SparsePlan* plan)
-    : level_(level), plan_(plan), singular_(level.kappa_a() == 0 && level.kappa_b() == 0) {
+Schur::Schur(Level& level, const SparsePlan* plan, double shift)
+    : level_(level), plan_(plan), singular_(level.kappa_a() == 0 && level.kappa_b() == 0 && shift == 0) {
     const std::size_t rows = level.u.size(), cols = level.psi.size();
     const std::int64_t n = level.n(), m = level.m();
     d1_inverse_.assign(rows, 0.0);
@@ -45,14 +45,16 @@ Schur::Schur(Level& level, const SparsePlan* plan)
     std::vector<double> row_mass(rows, 0.0);
     for (std::int64_t i = 0; i < n; ++i) {
         if (!(level.problem().a[i] > 0)) continue;
-        row_mass[i] = level.target_row(i);
-        d1_inverse_[i] = 1 / (row_mass[i] * (1 + level.kappa_a()));
+        row_mass[i] = level.row_mass(i);
+        const double d1 = row_mass[i] + level.kappa_a() * level.target_row(i);
+        if (d1 > 0) d1_inverse_[i] = 1 / d1;
     }
     std::vector<double> diagonal(cols, 0.0);
     for (std::int64_t j = 0; j < m; ++j) {
         if (!(level.problem().b[j] > 0)) continue;
         // a column that gets next to nothing would be sent to infinity
-        d2_[j] = std::max(level.columns[j], 1e-6 * level.problem().b[j]) + level.kappa_b() * level.target_column(j);
+        d2_[j] = std::max(level.columns[j], 1e-6 * level.problem().b[j]) +
+                 level.kappa_b() * level.target_column(j) + shift;
         diagonal[j] = d2_[j];
     }
     r_.resize(cols);

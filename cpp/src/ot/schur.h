@@ -18,14 +18,15 @@ struct CgOutcome {
 // the pattern that dropped entries alone connect stay connected.
 class Schur {
 public:
-    Schur(Level& level, const SparsePlan* plan);
+    // shift is added to D₂.
+    Schur(Level& level, const SparsePlan* plan, double shift = 0);
 
+    const std::vector<double>& row_inverse() const { return d1_inverse_; }  // 1/D₁, 0 for rows without weight
     void apply(const double* x, double* y);
     // x ← S⁻¹ rhs by preconditioned conjugate gradients until ‖rhs − S x‖₁ ≤ target. rhs must sum to zero when S is singular.
     CgOutcome solve(const double* rhs, double* x, double target, int most);
-    // Takes the Cholesky factor of S as preconditioner from now on, also of later systems given here. False: not possible.
+    // From now on the preconditioner is the Cholesky factor of S, held in `memory`. False: not possible.
     bool factor(std::vector<double>& memory);
-    void use_factor(const std::vector<double>& memory) { factor_ = &memory; }
     // Rows of the Newton system given the columns: D₁⁻¹(rhs − T x).
     void rows_for(const double* row_rhs, const double* x, double* rows);
 

@@ -1,8 +1,8 @@
-#include "ot/solve.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <stdexcept>
+#include <string>
 
 #include "ot/run.h"
 
@@ -16,14 +16,16 @@ const char* to_string(TransportStage stage) {
 namespace {
 
 // What things cost, in nanoseconds an entry: constants, not measurements, so that a run takes the same path every time.
-constexpr double log_entry = 0.6, kernel_entry = 0.45, sparse_entry = 2.0, vector_entry = 6.0, factor_flop = 0.05;
+constexpr double log_entry = 0.6, kernel_entry = 0.45, sparse_entry = 2.0, vector_entry = 6.0, factor_flop = 0.05,
+                 point_entry = 0.15;
 constexpr double highest_density = 0.2;  // of a sparse plan; above, dense products are cheaper
 constexpr double first_reg = 0.05, reg_factor = 0.25, level_goal = 1e-2;
-constexpr std::int64_t largest_factor = 3000;
+constexpr std::int64_t largest_factor = 3000, most_entries = 32000000;
+constexpr int patience = 60, patience_at_floor = 12;
 
 }  // namespace
 
-Run::Run(const TransportProblem& problem, const SolveOptions& options)
+Run::Run(const TransportProblem& problem, const TransportOptions& options)
     : problem_(problem), options_(options), level_(problem) {
     const double span = std::max(std::abs(problem.highest_cost), std::abs(problem.lowest_cost)) / problem.reg;
     double mass = 0;
@@ -60,6 +62,29 @@ bool Run::done(TransportStage stage) {
     return false;
 }
 
+std::int64_t Run::plan_capacity() const {
+    const double entries = static_cast<double>(level_.n()) * static_cast<double>(level_.m());
+    return std::min(static_cast<std::int64_t>(highest_density * entries) + 64, most_entries);
+}
+
+double Run::dense_entry() const {
+    if (level_.kernel_allowed()) return kernel_entry;
+    return log_entry + (problem_.cost.is_dense() ? 0 : point_entry * static_cast<double>(problem_.cost.points.dim));
+}
+
+bool Run::give_up() {
+    const double error = level_.error();
+    if (best_ == 0 || error < 0.9 * best_) {
+        best_ = error;
+        idle_ = 0;
+        return false;
+    }
+    const bool at_floor = error < 100 * floor_;
+    if (++idle_ <= (at_floor ? patience_at_floor : patience)) return false;
+    solution_.status = at_floor ? Status::precision_floor : Status::stalled;
+    return over_ = true;
+}
+
 // One sweep, in the kernel domain while it is there; collecting the plan when asked for. True when the run is over.
 bool Run::advance(bool want_plan, double goal) {
     plan_ready_ = false;
@@ -69,13 +94,11 @@ bool Run::advance(bool want_plan, double goal) {
         return done(TransportStage::sinkhorn);
     }
     if (want_plan && plan_fits_) {
-        const double entries = static_cast<double>(level_.n()) * static_cast<double>(level_.m());
-        level_.reserve(plan_, static_cast<std::int64_t>(highest_density * entries));
+        level_.reserve(plan_, plan_capacity());
         const double known = std::isfinite(level_.error()) && level_.error() > 0 ? level_.error() : 1.0;
         plan_.threshold = 0.01 * std::clamp(known, goal, 1e-2) / static_cast<double>(std::max(level_.n(), level_.m()));
         level_.sweep(&plan_);
-        plan_ready_ = plan_.count >= 0 && static_cast<double>(plan_.count) <= highest_density * entries;
-        plan_fits_ = plan_ready_;
+        plan_ready_ = plan_fits_ = plan_.count >= 0 && plan_.count <= plan_capacity();
     } else {
         level_.sweep();
     }
@@ -92,7 +115,7 @@ bool Run::newton_step(double goal, bool dense) {
     const double forcing = std::clamp(0.3 * goal / error, std::min(0.1, std::sqrt(error) * 0.3), 0.3);
     const double target = error * forcing;
     const double nnz = dense ? 0 : static_cast<double>(plan_.count);
-    const double product = dense ? kernel_entry * static_cast<double>(level_.n()) * static_cast<double>(m)
+    const double product = dense ? dense_entry() * static_cast<double>(level_.n()) * static_cast<double>(m)
                                  : sparse_entry * nnz + vector_entry * static_cast<double>(m);
     const double md = static_cast<double>(m);
     const double factoring = md * md * md / 3 * factor_flop + nnz * nnz / static_cast<double>(level_.n()) + 2 * md * md;
@@ -119,7 +142,7 @@ bool Run::newton_step(double goal, bool dense) {
         if (d[j] < -1) d[j] = -1 - std::log(-d[j]);
         slope += rhs[j] * d[j];
     }
-    if (!(slope > 0)) return false;
+    if (!(slope > 0) || !std::isfinite(slope)) return false;
     // ψ(α) = start + α d: the semi-dual is convex, its derivative along d is −(target − columns)·d. No function values,
     // which drown in rounding near the solution.
     double alpha = 1;
@@ -142,12 +165,12 @@ bool Run::newton_step(double goal, bool dense) {
 double Run::newton_cost(double error, double goal, double rate) const {
     const double n = static_cast<double>(level_.n()), m = static_cast<double>(level_.m());
     const bool sparse = plan_fits_ && plan_ready_;
-    const double product = sparse ? sparse_entry * static_cast<double>(plan_.count) + vector_entry * m : kernel_entry * n * m;
+    const double product = sparse ? sparse_entry * static_cast<double>(plan_.count) + vector_entry * m : dense_entry() * n * m;
     const double steps = 2 + (error > 0.1 ? 2 : 0);
     double cg = 0.6 * std::sqrt(1 / (1 - std::min(rate, 0.999999))) * std::log(2 * error / goal + 1);
     double solving = cg * product;
     if (sparse && level_.m() <= largest_factor) solving = std::min(solving, steps * m * m * m / 3 * factor_flop);
-    return steps * (sparse ? 1.2 * log_entry : kernel_entry) * n * m + solving;
+    return steps * (sparse ? 1.2 * log_entry : dense_entry()) * n * m + solving;
 }
 
 bool Run::reach(double goal) {
@@ -157,19 +180,16 @@ bool Run::reach(double goal) {
     last_cg_ = 0;
     const double n = static_cast<double>(level_.n()), m = static_cast<double>(level_.m());
     if (advance(false, goal)) return false;
-    double best = level_.error();
-    int without_progress = 0;
+    best_ = 0;
     for (;;) {
         const double error = level_.error();
-        if (error <= goal) return true;
-        if (error < 0.9 * best) {
-            best = error;
-            without_progress = 0;
-        } else if (++without_progress > 60) {
-            solution_.status = error < 100 * floor_ ? Status::precision_floor : Status::stalled;
-            over_ = true;
-            return false;
+        if (error <= goal) {
+            if (!level_.has_kernel()) return true;
+            level_.refuse_kernel();  // its entries are rounded: the log domain has the last word
+            if (advance(false, goal)) return false;
+            continue;
         }
+        if (give_up()) return false;
         if (moves > 0) rate = std::clamp(error / previous, 0.05, 0.999999);
         const double sweeps = std::log(goal / error) / std::log(rate);
         const double by_sinkhorn = sweeps * n * m * (level_.has_kernel() ? kernel_entry : log_entry);
@@ -192,7 +212,7 @@ bool Run::reach(double goal) {
         }
         previous = error;
         level_.update_columns();
-        ++moves;
+        if (moves++ == 0) gauge();  // a start may carry any constant, and large ones cost digits
         const bool many = sweeps > 6 && moves >= 3 && !plan_ready_ && level_.kernel_allowed() && !level_.has_kernel();
         if (many) {
             level_.sweep(nullptr, true);
@@ -238,54 +258,63 @@ void Run::automatic() {
 
 void Run::sinkhorn() {
     if (advance(false, options_.tol)) return;
-    double best = level_.error();
-    int without_progress = 0;
-    for (int moves = 0; level_.error() > options_.tol; ++moves) {
+    for (int moves = 0;; ++moves) {
+        if (level_.error() <= options_.tol) {
+            if (!level_.has_kernel()) break;
+            level_.refuse_kernel();
+            if (advance(false, options_.tol)) return;
+            continue;
+        }
+        if (level_.error() < 100 * floor_ && give_up()) return;  // slow is not stalled: it goes on to max_iter
         level_.update_columns();
-        const bool absorb = moves == 2 && level_.kernel_allowed();
-        if (absorb) {
+        if (moves == 0) gauge();
+        if (moves == 2 && level_.kernel_allowed()) {
             level_.sweep(nullptr, true);
             if (done(TransportStage::sinkhorn)) return;
         } else if (advance(false, options_.tol)) {
-            return;
-        }
-        if (level_.error() < best) {
-            best = level_.error();
-            without_progress = 0;
-        } else if (++without_progress > 200 && level_.error() < 100 * floor_) {
-            solution_.status = Status::precision_floor;
             return;
         }
     }
     solution_.status = Status::converged;
 }
 
+// Potentials of a balanced problem are free by a constant in each connected part: ⟨a, u⟩ = ⟨b, v⟩ there.
+void Run::gauge() {
+    if (!problem_.balanced()) return;
+    const auto parts = static_cast<std::size_t>(problem_.components);
+    std::vector<double> shift(parts, 0.0), mass(parts, 0.0);
+    const auto row_part = [&](std::int64_t i) { return problem_.row_component.empty() ? 0 : problem_.row_component[i]; };
+    const auto column_part = [&](std::int64_t j) { return problem_.column_component.empty() ? 0 : problem_.column_component[j]; };
+    for (std::int64_t i = 0; i < level_.n(); ++i) {
+        if (!(problem_.a[i] > 0)) continue;
+        shift[row_part(i)] -= problem_.a[i] * level_.u[i];
+        mass[row_part(i)] += problem_.a[i];
+    }
+    for (std::int64_t j = 0; j < level_.m(); ++j) {
+        if (problem_.b[j] > 0) shift[column_part(j)] += problem_.b[j] * (level_.psi[j] - level_.log_b()[j]);
+    }
+    for (std::size_t k = 0; k < parts; ++k) shift[k] /= 2 * mass[k];
+    for (std::int64_t i = 0; i < level_.n(); ++i) {
+        if (problem_.a[i] > 0) level_.u[i] += shift[row_part(i)];
+    }
+    for (std::int64_t j = 0; j < level_.m(); ++j) {
+        if (problem_.b[j] > 0) level_.psi[j] -= shift[column_part(j)];
+    }
+}
+
 TransportSolution Run::finish() {
-    // the potentials as they are returned, measured by themselves
+    // measured are the potentials as they are returned, from the cost
     const std::int64_t n = level_.n(), m = level_.m();
+    level_.set_reg(problem_.reg);
+    gauge();
     solution_.f.resize(static_cast<std::size_t>(n));
     solution_.g.resize(static_cast<std::size_t>(m));
-    double shift = 0;
-    if (problem_.balanced()) {
-        double left = 0, right = 0, mass = 0;
-        for (std::int64_t i = 0; i < n; ++i) {
-            if (problem_.a[i] > 0) {
-                left += problem_.a[i] * level_.u[i];
-                mass += problem_.a[i];
-            }
-        }
-        for (std::int64_t j = 0; j < m; ++j) {
-            if (problem_.b[j] > 0) right += problem_.b[j] * (level_.psi[j] - level_.log_b()[j]);
-        }
-        shift = (right - left) / (2 * mass);
-    }
     for (std::int64_t i = 0; i < n; ++i) {
-        solution_.f[i] = problem_.a[i] > 0 ? problem_.reg * (level_.u[i] + shift) : minus_infinity;
+        solution_.f[i] = problem_.a[i] > 0 ? problem_.reg * level_.u[i] : minus_infinity;
         if (problem_.a[i] > 0) level_.u[i] = solution_.f[i] / problem_.reg;
     }
     for (std::int64_t j = 0; j < m; ++j) {
-        const double v = level_.psi[j] - level_.log_b()[j] - shift;
-        solution_.g[j] = problem_.b[j] > 0 ? problem_.reg * v : minus_infinity;
+        solution_.g[j] = problem_.b[j] > 0 ? problem_.reg * (level_.psi[j] - level_.log_b()[j]) : minus_infinity;
         if (problem_.b[j] > 0) level_.psi[j] = level_.log_b()[j] + solution_.g[j] / problem_.reg;
     }
     level_.measure(&solution_.cost);
@@ -293,15 +322,16 @@ TransportSolution Run::finish() {
     solution_.row_marginal.resize(static_cast<std::size_t>(n));
     for (std::int64_t i = 0; i < n; ++i) solution_.row_marginal[i] = problem_.a[i] * level_.row_sum[i];
     solution_.column_marginal.assign(level_.columns.begin(), level_.columns.begin() + m);
-    solution_.mass = 0;
-    for (double row : solution_.row_marginal) solution_.mass += row;
+    if (solution_.marginal_error <= options_.tol && solution_.status != Status::stopped) solution_.status = Status::converged;
     if (solution_.status == Status::converged && !(solution_.marginal_error <= options_.tol)) {
         solution_.status = Status::precision_floor;
     }
+    const bool stuck = solution_.status == Status::stalled || solution_.status == Status::max_iter;
+    if (stuck && proves_infeasible(problem_, solution_.f, solution_.g)) solution_.status = Status::infeasible;
     return std::move(solution_);
 }
 
-TransportSolution solve_transport(const TransportProblem& problem, const SolveOptions& options) {
+TransportSolution solve_transport(const TransportProblem& problem, const TransportOptions& options) {
     Run run(problem, options);
     switch (options.method) {
         case TransportMethod::automatic: run.automatic(); break;
@@ -311,5 +341,39 @@ TransportSolution solve_transport(const TransportProblem& problem, const SolveOp
     }
     return run.finish();
 }
+
+namespace {
+
+template <class T>
+std::vector<double> weights(const char* name, TensorView<const T> view) {
+    if (view.ndim != 1) throw std::invalid_argument(std::string("sinkhorn: ") + name + " must have one axis");
+    std::vector<double> values(static_cast<std::size_t>(view.shape[0]));
+    for (std::int64_t i = 0; i < view.shape[0]; ++i) values[i] = view.data[i * view.strides[0]];
+    return values;
+}
+
+}  // namespace
+
+template <class T>
+TransportSolution sinkhorn(TensorView<const double> a, TensorView<const double> b, TensorView<const T> cost, double reg,
+                           const TransportOptions& options) {
+    if (cost.ndim != 2) throw std::invalid_argument("sinkhorn: cost must have two axes");
+    if (cost.shape[1] > 1 && cost.strides[1] != 1) {
+        throw std::invalid_argument("sinkhorn: cost must be contiguous along its columns");
+    }
+    if (!(options.tol > 0)) throw std::invalid_argument("sinkhorn: tol must be positive");
+    if (options.max_iter < 1) throw std::invalid_argument("sinkhorn: max_iter must be at least 1");
+    TransportCost rows;
+    rows.dense = {dtype_of<T>(), cost.data, cost.strides[0], cost.shape[0], cost.shape[1]};
+    const CostFacts facts = cost.size() > 0 ? scan_cost("sinkhorn", rows, options.check_finite) : CostFacts{};
+    const double mass_tolerance = 1e-9;
+    return solve_transport(make_problem("sinkhorn", rows, facts, weights("a", a), weights("b", b), reg, options.rho_a,
+                                        options.rho_b, mass_tolerance),
+                           options);
+}
+template TransportSolution sinkhorn<double>(TensorView<const double>, TensorView<const double>, TensorView<const double>,
+                                            double, const TransportOptions&);
+template TransportSolution sinkhorn<float>(TensorView<const double>, TensorView<const double>, TensorView<const float>,
+                                           double, const TransportOptions&);
 
 }  // namespace raphson

@@ -1,0 +1,124 @@
+"""Results of several transport problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raphson._transport import TransportResult, _back
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BatchTransportResult:
+    """Results of :func:`raphson.ot.sinkhorn_batch`: ``result[k]`` is the k-th, attributes are arrays over the batch."""
+
+    results: tuple[TransportResult, ...]
+    _like: Any = field(default=None, repr=False)
+
+    def _stack(self, name: str) -> Any:
+        values = [np.asarray(getattr(r, name)) for r in self.results]
+        return _back(np.stack(values) if values else np.empty(0), self._like)
+
+    @property
+    def f(self) -> Any:
+        """(B, n)"""
+        return self._stack("f")
+
+    @property
+    def g(self) -> Any:
+        """(B, m)"""
+        return self._stack("g")
+
+    @property
+    def plan(self) -> Any:
+        """(B, n, m)"""
+        return self._stack("plan")
+
+    @property
+    def cost(self) -> Any:
+        """(B,)"""
+        return self._stack("cost")
+
+    @property
+    def objective(self) -> Any:
+        """(B,)"""
+        return self._stack("objective")
+
+    @property
+    def dual_objective(self) -> Any:
+        """(B,)"""
+        return self._stack("dual_objective")
+
+    @property
+    def duality_gap(self) -> Any:
+        """(B,)"""
+        return self._stack("duality_gap")
+
+    @property
+    def marginal_error(self) -> Any:
+        """(B,)"""
+        return self._stack("marginal_error")
+
+    @property
+    def converged(self) -> npt.NDArray[np.bool_]:
+        """(B,)"""
+        return np.array([r.converged for r in self.results], dtype=bool)
+
+    @property
+    def status(self) -> npt.NDArray[np.str_]:
+        """(B,)"""
+        return np.array([r.status for r in self.results], dtype=str)
+
+    @property
+    def iterations(self) -> npt.NDArray[np.int64]:
+        """(B,)"""
+        return np.array([r.iterations for r in self.results], dtype=np.int64)
+
+    @property
+    def newton_iterations(self) -> npt.NDArray[np.int64]:
+        """(B,)"""
+        return np.array([r.newton_iterations for r in self.results], dtype=np.int64)
+
+    @property
+    def all_converged(self) -> bool:
+        return all(r.converged for r in self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __getitem__(self, k: int) -> TransportResult:
+        return self.results[k]
+
+    def __iter__(self) -> Iterator[TransportResult]:
+        return iter(self.results)
+
+    def __repr__(self) -> str:
+        done = sum(r.converged for r in self.results)
+        worst = max((float(r.marginal_error) for r in self.results), default=0.0)
+        return f"BatchTransportResult({done} of {len(self)} converged, worst marginal error {worst:.2e})"
+
+
+@dataclass(frozen=True, eq=False)
+class DivergenceResult:
+    """A Sinkhorn divergence and the three transports it is made of; ``converged`` when all of them are."""
+
+    value: Any
+    xy: TransportResult
+    xx: TransportResult
+    yy: TransportResult
+
+    @property
+    def converged(self) -> bool:
+        return self.xy.converged and self.xx.converged and self.yy.converged
+
+    @property
+    def marginal_error(self) -> float:
+        """The largest of the three."""
+        return max(float(r.marginal_error) for r in (self.xy, self.xx, self.yy))
+
+    def __float__(self) -> float:
+        return float(self.value)
