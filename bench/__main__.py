@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from bench import accuracy, ihvp, muon, newton_schulz, overhead
+from bench import accuracy, ihvp, muon, newton_schulz, ot, overhead
 
-SUITES = {"accuracy": accuracy, "ihvp": ihvp, "newton_schulz": newton_schulz, "muon": muon, "overhead": overhead}
+SUITES = {module.__name__.split(".")[-1]: module for module in (accuracy, ihvp, newton_schulz, muon, ot, overhead)}
 
 
 def main() -> int:

@@ -57,7 +57,9 @@ class PointCloud:
         _core._require_same(x, y, "PointCloud", "x", "y")
         left, right = self._read("x"), self._read("y")
         if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1] or left.shape[1] == 0:
-            raise ValueError(f"PointCloud: x and y must have shapes (n, d) and (m, d), got {left.shape} and {right.shape}")
+            raise ValueError(
+                f"PointCloud: x and y must have shapes (n, d) and (m, d), got {left.shape} and {right.shape}"
+            )
         for label, points in (("x", left), ("y", right)):
             if not np.isfinite(points).all():
                 raise ValueError(f"PointCloud: {label} has NaN or Inf")
@@ -86,8 +88,9 @@ class PointCloud:
         from_x = (self._read("x") if x is None else x)[begin:end].astype(np.float64)
         to_y = self._read("y").astype(np.float64)
         if self.metric == "cityblock":
-            return self.scale * np.abs(from_x[:, None] - to_y[None]).sum(axis=2)
-        squares = np.zeros((len(from_x), len(to_y)))
+            costs: Doubles = self.scale * np.abs(from_x[:, None] - to_y[None]).sum(axis=2)
+            return costs
+        squares: Doubles = np.zeros((len(from_x), len(to_y)))
         for k in range(to_y.shape[1]):
             squares += np.subtract.outer(from_x[:, k], to_y[:, k]) ** 2
         return self.scale * (squares if self.metric == "sqeuclidean" else np.sqrt(squares))
@@ -95,7 +98,9 @@ class PointCloud:
     def __deepcopy__(self, memo: dict[int, Any]) -> PointCloud:
         import copy
 
-        return PointCloud(copy.deepcopy(self.x, memo), copy.deepcopy(self.y, memo), metric=self.metric, scale=self.scale)
+        return PointCloud(
+            copy.deepcopy(self.x, memo), copy.deepcopy(self.y, memo), metric=self.metric, scale=self.scale
+        )
 
     def __repr__(self) -> str:
         n, m = self.shape

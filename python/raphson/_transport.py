@@ -13,7 +13,7 @@ from raphson import _core
 from raphson._point_cloud import PointCloud
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 Doubles = npt.NDArray[np.float64]
 Matrix = npt.NDArray[Any]
@@ -58,16 +58,16 @@ class Problem:
     function: str = "sinkhorn"
     check_finite: bool = True
 
-    def core(self) -> Any:
-        made = self.__dict__.get("_made")
+    def core(self) -> _core.Transport:
+        made: _core.Transport | None = self.__dict__.get("_made")
         if made is None:
-            points = self.cost._core_arguments() if isinstance(self.cost, PointCloud) else None
+            cost = self.cost
             made = _core.Transport(
                 self.function,
                 self.a,
                 self.b,
-                None if points is not None else self.cost,
-                points,
+                None if isinstance(cost, PointCloud) else cost,
+                cost._core_arguments() if isinstance(cost, PointCloud) else None,
                 self.reg,
                 self.rho[0],
                 self.rho[1],
@@ -121,8 +121,8 @@ class TransportResult:
 
     Notes
     -----
-    ``plan``, ``apply``, ``map``, ``sparse_plan``, ``rounded_plan`` and ``vjp`` read the cost when they are called: it must
-    not be modified meanwhile. ``detach()`` drops it.
+    ``plan``, ``apply``, ``map``, ``sparse_plan``, ``rounded_plan`` and ``vjp`` read the cost when they are called: it
+    must not be modified meanwhile. ``detach()`` drops it.
     """
 
     f: Any
@@ -147,7 +147,7 @@ class TransportResult:
     _g: Doubles = field(repr=False)
     _like: Any = field(repr=False, default=None)
 
-    # ---- making one ----------------------------------------------------------------------------------------------------
+    # ---- making one ----------------------------------------------------------------------------------------
     @classmethod
     def _from_core(cls, problem: Problem, found: dict[str, Any], tol: float, like: Any) -> TransportResult:
         f, g, rows, columns = found["f"], found["g"], found["row_marginal"], found["column_marginal"]
@@ -158,7 +158,10 @@ class TransportResult:
         # reg·KL(P | a⊗b) = ⟨P, f⊕g − C⟩ + reg·(Σa·Σb − ΣP), by the form of P
         primal = float(rows[used_a] @ f[used_a] + columns[used_b] @ g[used_b]) + reg * (product - mass)
         dual = reg * (product - mass)
-        for weight, potential, marginal, rho in ((a[used_a], f[used_a], rows[used_a], rho_a), (b[used_b], g[used_b], columns[used_b], rho_b)):
+        for weight, potential, marginal, rho in (
+            (a[used_a], f[used_a], rows[used_a], rho_a),
+            (b[used_b], g[used_b], columns[used_b], rho_b),
+        ):
             if math.isinf(rho):
                 dual += float(weight @ potential)
             else:
@@ -189,7 +192,7 @@ class TransportResult:
             _like=like,
         )
 
-    # ---- the plan ------------------------------------------------------------------------------------------------------
+    # ---- the plan ------------------------------------------------------------------------------------------
     def _need(self, what: str) -> Problem:
         if self._problem is None:
             raise ValueError(f"TransportResult.{what}: the cost was dropped by detach()")
@@ -248,7 +251,9 @@ class TransportResult:
         """
         cloud = self._need("map").cost
         if not isinstance(cloud, PointCloud):
-            raise ValueError("map: needs a PointCloud, whose points it averages; for a dense cost use apply(y) / row_marginal")
+            raise ValueError(
+                "map: needs a PointCloud, whose points it averages; for a dense cost use apply(y) / row_marginal"
+            )
         y = cloud._read("y").astype(np.float64)
         points = cloud._read("x") if x_new is None else _core._as_numpy(x_new, "map", "x_new")
         if points.ndim != 2 or points.shape[1] != cloud.dim:
@@ -269,7 +274,8 @@ class TransportResult:
     def sparse_plan(self, max_dropped_mass: float) -> csr_array:
         """The largest entries of P as a SciPy CSR array; what is left out weighs at most ``max_dropped_mass``.
 
-        Entries are dropped by their size in powers of two, the smallest first. ``.dropped_mass`` of the result is what was.
+        Entries are dropped by their size in powers of two, the smallest first. ``.dropped_mass`` of the result is
+        what was.
         """
         from scipy.sparse import csr_array
 
@@ -285,8 +291,9 @@ class TransportResult:
     def rounded_plan(self) -> Any:
         """A dense plan with the marginals a and b to the last bits (Altschuler, Weed, Rigollet 2017, algorithm 2).
 
-        Rows, then columns that weigh too much are scaled down, and what is missing is added as a rank-one plan: it moves
-        at most 2·marginal_error of mass. ValueError if that would use a forbidden pair, or without exact marginals.
+        Rows, then columns that weigh too much are scaled down, and what is missing is added as a rank-one plan: it
+        moves at most 2·marginal_error of mass. ValueError if that would use a forbidden pair, or without exact
+        marginals.
         """
         problem = self._need("rounded_plan")
         if not all(math.isinf(rho) for rho in problem.rho):
@@ -304,8 +311,8 @@ class TransportResult:
                 if forbidden.any():
                     i, j = np.argwhere(forbidden)[0]
                     raise ValueError(
-                        f"rounded_plan: the missing mass {missing:.3g} would have to use forbidden pairs, such as ({i}, {j}); "
-                        "solve to a smaller tol"
+                        f"rounded_plan: the missing mass {missing:.3g} would have to use forbidden pairs, such as"
+                        f" ({i}, {j}); solve to a smaller tol"
                     )
             plan += np.outer(left, right / right.sum())
         return _back(plan, self._like)
@@ -314,14 +321,14 @@ class TransportResult:
         """The same result without the cost: small, and safe when the cost changes."""
         return replace(self, _problem=None)
 
-    # ---- gradients -----------------------------------------------------------------------------------------------------
+    # ---- gradients -----------------------------------------------------------------------------------------
     def vjp(self, plan_bar: Any = None, cost_bar: Any = None, objective_bar: Any = None) -> dict[str, Any]:
-        """Gradients of a scalar L through this solution, by implicit differentiation: see :mod:`raphson._transport_vjp`."""
+        """Gradients of a scalar L through this solution: :func:`raphson._transport_vjp.vjp` has the details."""
         from raphson._transport_vjp import vjp
 
         return vjp(self, plan_bar, cost_bar, objective_bar)
 
-    # ---- as an object --------------------------------------------------------------------------------------------------
+    # ---- as an object --------------------------------------------------------------------------------------
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_plan"}
 

@@ -48,8 +48,8 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
     Returns
     -------
     dict
-        ``"a"`` (n,), ``"b"`` (m,), and ``"cost"`` (n, m), or ``"x"`` and ``"y"`` for a ``PointCloud``, float64. Balanced,
-        ∂L/∂a and ∂L/∂b are free by opposite constants, since masses must stay equal: a and b move along a
+        ``"a"`` (n,), ``"b"`` (m,), and ``"cost"`` (n, m), or ``"x"`` and ``"y"`` for a ``PointCloud``, float64.
+        Balanced, ∂L/∂a and ∂L/∂b are free by opposite constants, since masses must stay equal: a and b move along a
         perturbation whose masses agree.
 
     Raises
@@ -59,8 +59,8 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
 
     Notes
     -----
-    Two passes over the plan in blocks of rows, and for ``plan_bar`` and ``cost_bar`` one linear system by preconditioned
-    conjugate gradients (to 1e-14 of its right-hand side, or as far as they get).
+    Two passes over the plan in blocks of rows, and for ``plan_bar`` and ``cost_bar`` one linear system by
+    preconditioned conjugate gradients (to 1e-14 of its right-hand side, or as far as they get).
     """
     problem = result._need("vjp")
     core, f, g, reg = problem.core(), result._f, result._g, result.reg

@@ -113,7 +113,7 @@ def _start(init: Any, problem: Problem, function: str) -> tuple[Any, Any]:
         if not isinstance(init, (tuple, list)) or len(init) != 2:
             raise TypeError(f"{function}: init must be (f, g) or a TransportResult, got {type(init).__name__}")
         pair = init
-    values = []
+    values: list[Any] = []
     for name, given, size in (("f", pair[0], problem.shape[0]), ("g", pair[1], problem.shape[1])):
         if given is None:
             values.append(None)
@@ -139,7 +139,6 @@ def hint(status: str, reg: float, span: float) -> str:
     return "Try method='auto', a larger max_iter, or init= from a solve with larger reg."
 
 
-
 def sinkhorn(
     a: Any,
     b: Any,
@@ -162,15 +161,15 @@ def sinkhorn(
     Parameters
     ----------
     a, b : array (n,), (m,), or None
-        Weights ≥ 0, float64 or float32; None is uniform (1/n, 1/m). Zero weights are fine. Balanced, masses must agree to
-        1e-9 (1e-5 in float32), relatively; b is then scaled by the difference.
+        Weights ≥ 0, float64 or float32; None is uniform (1/n, 1/m). Zero weights are fine. Balanced, masses must
+        agree to 1e-9 (1e-5 in float32), relatively; b is then scaled by the difference.
     cost : array (n, m) or PointCloud
         float64 or float32 (potentials and sums are float64 all the same). ``+inf`` forbids a pair.
     reg : float
         Regularisation > 0, in units of the cost.
     method : {"auto", "sinkhorn", "sns", "ssns"}
-        ``auto``: continuation in reg with extrapolated duals; at each level fused Sinkhorn sweeps (log domain, then kernel
-        domain) while the measured contraction makes them the cheaper way, else Newton steps of the semi-dual by
+        ``auto``: continuation in reg with extrapolated duals; at each level fused Sinkhorn sweeps (log domain, then
+        kernel domain) while the measured contraction makes them the cheaper way, else Newton steps of the semi-dual by
         preconditioned conjugate gradients or a Cholesky factor, on the large entries of the plan or on all of it.
         ``sinkhorn``: sweeps only. ``sns``: 20 sweeps, then Newton steps on the 16·max(n, m) largest entries with Armijo
         backtracking. ``ssns``: entries chosen by the error, shifted Hessian, acceptance by predicted decrease.
@@ -182,7 +181,8 @@ def sinkhorn(
     init : (f, g) or TransportResult, optional
         Potentials to start from, in units of the cost; continuation in reg is then left out.
     unbalanced : float or (float, float), optional
-        ρ of the relaxed marginals (POT's ``reg_m`` with ``reg_type="kl"``; OTT's tau is ρ/(ρ + reg)). Inf: held exactly.
+        ρ of the relaxed marginals (POT's ``reg_m`` with ``reg_type="kl"``; OTT's tau is ρ/(ρ + reg)). Inf: held
+        exactly.
     callback : callable, optional
         ``callback(state)`` after every sweep with a :class:`TransportState`; True stops (status ``stopped``).
     progress : bool
@@ -197,8 +197,8 @@ def sinkhorn(
     Raises
     ------
     ValueError
-        Shapes that do not fit, negative or non-finite weights, unequal masses, reg ≤ 0, NaN or −Inf in the cost, a row or
-        column with mass whose pairs are all forbidden, connected parts of the allowed pairs with unequal masses.
+        Shapes that do not fit, negative or non-finite weights, unequal masses, reg ≤ 0, NaN or −Inf in the cost, a
+        row or column with mass whose pairs are all forbidden, connected parts of the allowed pairs with unequal masses.
     TypeError
         Integer or complex data, arrays of different frameworks.
 
@@ -209,13 +209,14 @@ def sinkhorn(
 
     Notes
     -----
-    A sweep reads the cost once: exponentials of a row, its sum and potential, and its share of the column sums while it is
-    in cache; one exponential and about 25 flops an entry. Memory: the cost, a kernel as large where it is worth it, the
-    large entries of the plan (at most a fifth, 12 bytes each).
+    A sweep reads the cost once: exponentials of a row, its sum and potential, and its share of the column sums while
+    it is in cache; one exponential and about 25 flops an entry. Memory: the cost, a kernel as large where it is worth
+    it, the large entries of the plan (at most a fifth, 12 bytes each).
 
-    Sources: Cuturi 2013; Tang, Shavlovsky, Rahmanian et al., Sinkhorn-Newton-Sparse (arXiv 2401.12253); Tang and Qiu, SSNS
-    (NeurIPS 2024). Unlike both, rows are eliminated exactly from the Newton system, what a pattern drops is lumped into a
-    rank-one term that keeps its row and column sums, and steps are accepted on the derivative along the direction.
+    Sources: Cuturi 2013; Tang, Shavlovsky, Rahmanian et al., Sinkhorn-Newton-Sparse (arXiv 2401.12253); Tang and Qiu,
+    SSNS (NeurIPS 2024). Unlike both, rows are eliminated exactly from the Newton system, what a pattern drops is lumped
+    into a rank-one term that keeps its row and column sums, and steps are accepted on the derivative along the
+    direction.
     """
     function = "sinkhorn"
     problem, dtype, like = _read(a, b, cost, reg, unbalanced, check_finite, function)
@@ -228,7 +229,13 @@ def sinkhorn(
         found = core.solve(number, level, most, f, g, watch.hook)
     result = TransportResult._from_core(problem, found, level, like)
     if not result.converged:
-        warn_not_converged(function, result.status, float(result.marginal_error), level, hint(result.status, problem.reg, _span(problem)))
+        warn_not_converged(
+            function,
+            result.status,
+            float(result.marginal_error),
+            level,
+            hint(result.status, problem.reg, _span(problem)),
+        )
     return result
 
 
@@ -246,7 +253,7 @@ class _Watch:
         self._callback, self._tol, self._bar, self._reached = callback, tol, None, 0.0
         if progress:
             try:
-                from tqdm.auto import tqdm
+                from tqdm.auto import tqdm  # type: ignore[import-untyped]
             except ImportError:
                 return
             self._bar = tqdm(total=0.0, unit="decade", desc="sinkhorn")
@@ -320,7 +327,9 @@ def sinkhorn_batch(
             _core._require_same(like, given, function, "cost", name)
         view = _core._as_numpy(given, function, name)
         if view.ndim not in (rank, rank + 1):
-            raise ValueError(f"{function}: {name} must have {rank} axes, or one more for the batch, got shape {view.shape}")
+            raise ValueError(
+                f"{function}: {name} must have {rank} axes, or one more for the batch, got shape {view.shape}"
+            )
         views[name] = np.ascontiguousarray(view)
         if view.ndim == rank + 1:
             sizes[name] = view.shape[0]
@@ -333,13 +342,17 @@ def sinkhorn_batch(
     def part(name: str, k: int) -> Any:
         return views[name][k] if name in sizes else views[name]
 
-    read = [_read(part("a", k), part("b", k), part("cost", k), reg, unbalanced, check_finite, function) for k in range(count)]
+    read = [
+        _read(part("a", k), part("b", k), part("cost", k), reg, unbalanced, check_finite, function)
+        for k in range(count)
+    ]
     dtype = read[0][1] if read else "float64"
     number, level, most = _method(method, function), _tolerance(tol, dtype, function), _iterations(max_iter, function)
     framework = None if _core._is_numpy(like) else like
     found = _core.Transport.solve_batch([problem.core() for problem, _, _ in read], number, level, most)
     results = [
-        TransportResult._from_core(problem, one, level, framework) for (problem, _, _), one in zip(read, found, strict=True)
+        TransportResult._from_core(problem, one, level, framework)
+        for (problem, _, _), one in zip(read, found, strict=True)
     ]
     batch = BatchTransportResult(tuple(results), framework)
     if not batch.all_converged:

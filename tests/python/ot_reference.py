@@ -29,7 +29,13 @@ def marginal_error(a: Array, b: Array, plan: Array) -> float:
 
 
 def sinkhorn(
-    a: Array, b: Array, cost: Array, reg: float, rho: tuple[float, float] = (np.inf, np.inf), tol: float = 1e-13, most: int = 200000
+    a: Array,
+    b: Array,
+    cost: Array,
+    reg: float,
+    rho: tuple[float, float] = (np.inf, np.inf),
+    tol: float = 1e-13,
+    most: int = 200000,
 ) -> tuple[Array, Array, Array]:
     """(f, g, plan). Stops when no potential moves by more than tol·reg."""
     cost = cost.astype(float)

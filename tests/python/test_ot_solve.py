@@ -6,11 +6,11 @@ import itertools
 import warnings
 
 import numpy as np
-import ot_reference as truth
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ot_reference as truth
 import raphson
 from raphson import _core
 from raphson.ot import PointCloud, sinkhorn
@@ -83,7 +83,9 @@ def test_auto_reaches_tiny_regularisations(kind, reg):
     scipy_optimize = pytest.importorskip("scipy.optimize")
     rows = np.kron(np.eye(150), np.ones(120))
     columns = np.kron(np.ones(150), np.eye(120))
-    exact = scipy_optimize.linprog(cost.ravel(), A_eq=np.vstack([rows, columns]), b_eq=np.concatenate([a, b]), method="highs")
+    exact = scipy_optimize.linprog(
+        cost.ravel(), A_eq=np.vstack([rows, columns]), b_eq=np.concatenate([a, b]), method="highs"
+    )
     assert exact.fun - 1e-8 <= result.cost <= exact.fun + reg * np.log(150 * 120) + 1e-8
 
 
@@ -125,7 +127,7 @@ def test_gauge():
     assert a @ result.f == pytest.approx(b @ result.g, abs=1e-12)
 
 
-# ---- dtypes ----------------------------------------------------------------------------------------------------------------
+# ---- dtypes ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("reg", [1.0, 0.01])
 def test_float32_cost(method, reg):
@@ -146,7 +148,7 @@ def test_float32_weights():
     assert result.f.dtype == np.float64
 
 
-# ---- weights and forbidden pairs -------------------------------------------------------------------------------------------
+# ---- weights and forbidden pairs ---------------------------------------------------------------------------
 @pytest.mark.parametrize("method", METHODS)
 def test_zero_weights(method):
     a, b, cost = instance(20, 24)
@@ -199,7 +201,7 @@ def test_unconnected_parts():
         assert a[part] @ result.f[part] == pytest.approx(b[part] @ result.g[part], abs=1e-12)
 
 
-# ---- what must not matter --------------------------------------------------------------------------------------------------
+# ---- what must not matter ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("factor", [1e6, 1e-6, 1e200, 1e-200])
 def test_units_do_not_matter(factor):
     a, b, cost = instance(40, 30)
@@ -242,7 +244,9 @@ def test_layouts():
 
 def test_none_is_uniform():
     cost = instance(6, 9)[2]
-    np.testing.assert_array_equal(sinkhorn(None, None, cost, 0.1).f, sinkhorn(np.full(6, 1 / 6), np.full(9, 1 / 9), cost, 0.1).f)
+    np.testing.assert_array_equal(
+        sinkhorn(None, None, cost, 0.1).f, sinkhorn(np.full(6, 1 / 6), np.full(9, 1 / 9), cost, 0.1).f
+    )
 
 
 def test_masses_other_than_one():
@@ -252,7 +256,7 @@ def test_masses_other_than_one():
     np.testing.assert_allclose(result.plan, 1000 * truth.sinkhorn(a, b, cost, 0.05)[2], atol=1e-6)
 
 
-# ---- warm starts -----------------------------------------------------------------------------------------------------------
+# ---- warm starts -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", METHODS)
 def test_a_warm_start_is_honoured(method):
     a, b, cost = instance(80, 90)
@@ -275,11 +279,13 @@ def test_a_bad_start_does_no_harm():
         check(a, b, cost, 0.05, result)
 
 
-# ---- the exponential -------------------------------------------------------------------------------------------------------
+# ---- the exponential ---------------------------------------------------------------------------------------
 def test_exponentials_to_two_ulp():
     mpmath = pytest.importorskip("mpmath")
     rng = np.random.default_rng(0)
-    x = np.concatenate([rng.uniform(-1021, 1023, 1500), rng.uniform(-3, 3, 1500), np.arange(-64, 64) / 32, [-1021, 1022.9]])
+    x = np.concatenate(
+        [rng.uniform(-1021, 1023, 1500), rng.uniform(-3, 3, 1500), np.arange(-64, 64) / 32, [-1021, 1022.9]]
+    )
     got = _core._exp2(x)
     with mpmath.workdps(40):
         for value, at in zip(got, x, strict=True):
@@ -290,7 +296,7 @@ def test_exponentials_to_two_ulp():
     assert np.all(_core._exp2(np.array([1030.0, 1e10])) > 1e307)
 
 
-# ---- point clouds ----------------------------------------------------------------------------------------------------------
+# ---- point clouds ------------------------------------------------------------------------------------------
 def cloud_cost(x, y, metric, scale):
     difference = x[:, None].astype(float) - y[None].astype(float)
     if metric == "cityblock":
@@ -328,7 +334,7 @@ def test_point_clouds_in_tiles(reg):
     np.testing.assert_allclose(result.apply(v), dense.plan @ v, atol=1e-11)
 
 
-# ---- properties ------------------------------------------------------------------------------------------------------------
+# ---- properties --------------------------------------------------------------------------------------------
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 12),
@@ -357,7 +363,7 @@ def test_any_small_problem(n, m, seed, log_reg, zeros, method):
     assert result.converged or method != "auto"
 
 
-# ---- against POT -----------------------------------------------------------------------------------------------------------
+# ---- against POT -------------------------------------------------------------------------------------------
 def test_the_one_line_replacement_of_pot():
     pot = pytest.importorskip("ot")
     a, b, cost = instance(50, 60)
@@ -367,5 +373,7 @@ def test_the_one_line_replacement_of_pot():
         np.testing.assert_allclose(ours.plan, theirs, atol=1e-8)
         solved = pot.solve(cost, a, b, reg=reg, reg_type="KL", tol=1e-13, max_iter=100000)
         assert ours.objective == pytest.approx(float(solved.value), abs=1e-8)
-        relaxed = pot.unbalanced.sinkhorn_unbalanced(a, b, cost, reg, 1.5, stopThr=1e-13, numItermax=100000, reg_type="kl")
+        relaxed = pot.unbalanced.sinkhorn_unbalanced(
+            a, b, cost, reg, 1.5, stopThr=1e-13, numItermax=100000, reg_type="kl"
+        )
         np.testing.assert_allclose(sinkhorn(a, b, cost, reg, unbalanced=1.5).plan, relaxed, atol=1e-8)

@@ -22,7 +22,7 @@ RAPHSON_FORCE_INLINE Vec<double> scale_by_power(Vec<double> p, Vec<double> t) {
     return {_mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(p.v), _mm512_slli_epi64(_mm512_castpd_si512(t.v), 52)))};
 }
 RAPHSON_FORCE_INLINE Vec<double> zero_where_below(Vec<double> x, Vec<double> tested, Vec<double> limit) {
-    return {_mm512_maskz_mov_pd(_mm512_cmp_pd_mask(tested.v, limit.v, _CMP_GE_OQ), x.v)};
+    return {_mm512_maskz_mov_pd(_mm512_cmp_pd_mask(tested.v, limit.v, _CMP_NLT_UQ), x.v)};
 }
 #elif defined(RAPHSON_SIMD_AVX2)
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
@@ -37,7 +37,7 @@ RAPHSON_FORCE_INLINE Vec<double> scale_by_power(Vec<double> p, Vec<double> t) {
     return {_mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(p.v), _mm256_slli_epi64(_mm256_castpd_si256(t.v), 52)))};
 }
 RAPHSON_FORCE_INLINE Vec<double> zero_where_below(Vec<double> x, Vec<double> tested, Vec<double> limit) {
-    return {_mm256_and_pd(_mm256_cmp_pd(tested.v, limit.v, _CMP_GE_OQ), x.v)};
+    return {_mm256_and_pd(_mm256_cmp_pd(tested.v, limit.v, _CMP_NLT_UQ), x.v)};
 }
 #elif defined(RAPHSON_SIMD_SSE)
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) {
@@ -57,7 +57,7 @@ RAPHSON_FORCE_INLINE Vec<double> scale_by_power(Vec<double> p, Vec<double> t) {
     return {_mm_castsi128_pd(_mm_add_epi64(_mm_castpd_si128(p.v), _mm_slli_epi64(_mm_castpd_si128(t.v), 52)))};
 }
 RAPHSON_FORCE_INLINE Vec<double> zero_where_below(Vec<double> x, Vec<double> tested, Vec<double> limit) {
-    return {_mm_and_pd(_mm_cmpge_pd(tested.v, limit.v), x.v)};
+    return {_mm_and_pd(_mm_cmpnlt_pd(tested.v, limit.v), x.v)};
 }
 #elif defined(RAPHSON_SIMD_NEON)
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) { return {vcvt_f64_f32(vld1_f32(p))}; }
@@ -73,14 +73,14 @@ RAPHSON_FORCE_INLINE Vec<double> scale_by_power(Vec<double> p, Vec<double> t) {
     return {vreinterpretq_f64_s64(vaddq_s64(vreinterpretq_s64_f64(p.v), vshlq_n_s64(vreinterpretq_s64_f64(t.v), 52)))};
 }
 RAPHSON_FORCE_INLINE Vec<double> zero_where_below(Vec<double> x, Vec<double> tested, Vec<double> limit) {
-    return {vreinterpretq_f64_u64(vandq_u64(vcgeq_f64(tested.v, limit.v), vreinterpretq_u64_f64(x.v)))};
+    return {vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(x.v), vcltq_f64(tested.v, limit.v)))};
 }
 #else
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) { return {static_cast<double>(*p)}; }
 RAPHSON_FORCE_INLINE void store_narrow(float* p, Vec<double> x) { *p = static_cast<float>(x.v); }
 RAPHSON_FORCE_INLINE Vec<double> subtract(Vec<double> a, Vec<double> b) { return {a.v - b.v}; }
 RAPHSON_FORCE_INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return {a.v > b.v ? a.v : b.v}; }
-RAPHSON_FORCE_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {a.v < b.v ? a.v : b.v}; }
+RAPHSON_FORCE_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {a.v < b.v ? a.v : b.v}; }  // as x86: b when either is NaN
 RAPHSON_FORCE_INLINE unsigned lanes_at_least(Vec<double> x, Vec<double> limit) { return x.v >= limit.v ? 1u : 0u; }
 RAPHSON_FORCE_INLINE Vec<double> scale_by_power(Vec<double> p, Vec<double> t) {
     std::uint64_t low, bits;
@@ -91,7 +91,7 @@ RAPHSON_FORCE_INLINE Vec<double> scale_by_power(Vec<double> p, Vec<double> t) {
     return p;
 }
 RAPHSON_FORCE_INLINE Vec<double> zero_where_below(Vec<double> x, Vec<double> tested, Vec<double> limit) {
-    return {tested.v >= limit.v ? x.v : 0.0};
+    return {tested.v < limit.v ? 0.0 : x.v};
 }
 #endif
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const double* p) { return load(p); }
@@ -109,7 +109,7 @@ RAPHSON_FORCE_INLINE void store_narrow_part(float* p, Vec<double> x, int count) 
     for (int i = 0; i < count; ++i) p[i] = lanes[i];
 }
 
-// x[k] ← 2^x[k] within 2 ulp; 0 below exp2_lowest (also for -Inf and NaN), at least 2^1022 above 1023. N independent
+// x[k] ← 2^x[k] within 2 ulp; 0 below exp2_lowest (also for -Inf), NaN for NaN, at least 2^1022 above 1023. N independent
 // chains, stage by stage, because one alone waits for itself. x = n + f with n a multiple of 1/16 (a table of sixteenths
 // where one instruction looks them up) or 1; 2^f − 1 = f·q(f), q interpolating at Chebyshev nodes: error 2e-17 before
 // rounding. Base 2 because then n and f are exact: callers scale their potentials once, not every argument.
@@ -131,7 +131,7 @@ RAPHSON_FORCE_INLINE void exp2_flushed(Vec<double> (&x)[N]) {
                             1.5252733829851596e-05, 0.00015403530441765088, 0.0013333558146416927,  0.009618129107606871,
                             0.0555041086648216,     0.24022650695910097,    0.6931471805599453};
     const Vec<double> magic = splat(6755399441055744.0), minus_magic = splat(-6755399441055744.0);  // 1.5·2^52
-    for (int k = 0; k < N; ++k) x[k] = min(x[k], splat(1023.0));
+    for (int k = 0; k < N; ++k) x[k] = min(splat(1023.0), x[k]);
 #endif
     RAPHSON_UNROLL
     for (int k = 0; k < N; ++k) t[k] = add(x[k], magic);
@@ -152,7 +152,7 @@ RAPHSON_FORCE_INLINE void exp2_flushed(Vec<double> (&x)[N]) {
 #if defined(RAPHSON_SIMD_AVX512)
         const Vec<double> part = {_mm512_permutex2var_pd(low, _mm512_castpd_si512(t[k].v), high)};
         p[k] = fma(mul(part, n[k]), p[k], part);
-        const __mmask8 there = _mm512_cmp_pd_mask(x[k].v, splat(exp2_lowest).v, _CMP_GE_OQ);
+        const __mmask8 there = _mm512_cmp_pd_mask(x[k].v, splat(exp2_lowest).v, _CMP_NLT_UQ);
         x[k] = {_mm512_maskz_scalef_pd(there, p[k].v, add(t[k], minus_magic).v)};  // by the whole part: it takes the floor
 #else
         p[k] = fma(p[k], n[k], splat(1.0));

@@ -12,7 +12,6 @@ namespace {
 
 constexpr int sns_warm_up = 20, sns_per_row = 16, ssns_warm_up = 1;
 constexpr double sns_cg_tolerance = 1e-8, ssns_cg_tolerance = 1e-8;
-constexpr double farthest = 1e6;  // a longer step is none
 constexpr int most_cg = 5000;
 
 // The k largest entries, in place.
@@ -52,13 +51,7 @@ double Run::direction(std::vector<double>& d, double shift, double target) {
     for (std::int64_t j = 0; j < m; ++j) rhs[j] = level_.target_column(j) - level_.columns[j];
     Schur schur(level_, plan_.count >= 0 ? &plan_ : nullptr, shift);
     solution_.cg_iterations += schur.solve(rhs.data(), d.data(), target, most_cg).iterations;
-    double slope = 0;
-    double longest = 0;
-    for (std::int64_t j = 0; j < m; ++j) {
-        slope += rhs[j] * d[j];
-        longest = std::max(longest, std::abs(d[j]));
-    }
-    return longest < farthest && std::isfinite(slope) ? slope : 0;
+    return temper(rhs, d);
 }
 
 void Run::move(const std::vector<double>& start, const std::vector<double>& d, double alpha) {

@@ -35,6 +35,9 @@ private:
     void gauge();
     // Newton methods by name: the direction from the pattern in plan_, by CG. Returns its product with the gradient.
     double direction(std::vector<double>& d, double shift, double target);
+    // Newton's step in exp(ψ) instead of ψ, where they differ: the same to first order, less rash for starved columns.
+    // Returns its product with rhs, 0 when it is not finite.
+    double temper(const std::vector<double>& rhs, std::vector<double>& d) const;
     void move(const std::vector<double>& start, const std::vector<double>& d, double alpha);
     bool warm_up(int sweeps);
 

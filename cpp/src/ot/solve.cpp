@@ -81,6 +81,11 @@ bool Run::give_up() {
     }
     const bool at_floor = error < 100 * floor_;
     if (++idle_ <= (at_floor ? patience_at_floor : patience)) return false;
+    if (level_.has_kernel()) {  // perhaps only its entries' rounding is in the way
+        level_.refuse_kernel();
+        best_ = 0;
+        return false;
+    }
     solution_.status = at_floor ? Status::precision_floor : Status::stalled;
     return over_ = true;
 }
@@ -103,6 +108,16 @@ bool Run::advance(bool want_plan, double goal) {
         level_.sweep();
     }
     return done(TransportStage::sinkhorn);
+}
+
+double Run::temper(const std::vector<double>& rhs, std::vector<double>& d) const {
+    double slope = 0;
+    for (std::int64_t j = 0; j < level_.m(); ++j) {
+        if (d[j] > 1) d[j] = 1 + std::log(d[j]);
+        if (d[j] < -1) d[j] = -1 - std::log(-d[j]);
+        slope += rhs[j] * d[j];
+    }
+    return std::isfinite(slope) ? slope : 0;
 }
 
 bool Run::newton_step(double goal, bool dense) {
@@ -136,13 +151,8 @@ bool Run::newton_step(double goal, bool dense) {
         }
     }
     solution_.cg_iterations += outcome.iterations;
-    double slope = 0;
-    for (std::int64_t j = 0; j < m; ++j) {
-        if (d[j] > 1) d[j] = 1 + std::log(d[j]);  // Newton in exp(ψ): the same to first order, less rash
-        if (d[j] < -1) d[j] = -1 - std::log(-d[j]);
-        slope += rhs[j] * d[j];
-    }
-    if (!(slope > 0) || !std::isfinite(slope)) return false;
+    const double slope = temper(rhs, d);
+    if (!(slope > 0)) return false;
     // ψ(α) = start + α d: the semi-dual is convex, its derivative along d is −(target − columns)·d. No function values,
     // which drown in rounding near the solution.
     double alpha = 1;

@@ -1,0 +1,100 @@
+"""Batches, divergences, the Monge gap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ot_reference as truth
+import raphson
+from raphson.ot import PointCloud, monge_gap, sinkhorn, sinkhorn_batch, sinkhorn_divergence
+
+
+def test_batch_is_its_parts(rng):
+    a, b, cost = rng.random((6, 11)), rng.random((6, 8)), rng.random((6, 11, 8))
+    a, b = a / a.sum(1, keepdims=True), b / b.sum(1, keepdims=True)
+    batch = sinkhorn_batch(a, b, cost, 0.05)
+    assert len(batch) == 6
+    assert batch.all_converged is True
+    assert batch.converged.shape == batch.status.shape == batch.iterations.shape == (6,)
+    assert batch.plan.shape == (6, 11, 8)
+    for k, one in enumerate(batch):
+        alone = sinkhorn(a[k], b[k], cost[k], 0.05)
+        np.testing.assert_array_equal(one.f, alone.f)
+        np.testing.assert_array_equal(batch.f[k], alone.f)
+        assert batch.objective[k] == alone.objective
+        assert batch.marginal_error[k] == alone.marginal_error
+    assert "6 of 6" in repr(batch)
+
+
+def test_batch_shares(rng):
+    a, cost = rng.random((3, 11)), rng.random((11, 8))
+    a /= a.sum(1, keepdims=True)
+    batch = sinkhorn_batch(a, None, cost, 0.05)
+    np.testing.assert_array_equal(batch[1].g, sinkhorn(a[1], None, cost, 0.05).g)
+    cloud = PointCloud(rng.random((11, 2)), rng.random((8, 2)))
+    batch = sinkhorn_batch(a, None, cloud, 0.05)
+    np.testing.assert_array_equal(batch[2].g, sinkhorn(a[2], None, cloud, 0.05).g)
+
+
+def test_batch_says_what_failed(rng):
+    cost = rng.random((3, 40, 40))
+    with pytest.warns(raphson.ConvergenceWarning, match="2 of 3|3 of 3|1 of 3") as caught:
+        batch = sinkhorn_batch(None, None, cost, 0.002, max_iter=5)
+    assert len(caught) == 1
+    assert not batch.all_converged
+
+
+def test_batch_of_torch(torch):
+    cost = torch.rand(3, 5, 6)
+    batch = sinkhorn_batch(None, None, cost, 0.1)
+    assert isinstance(batch.f, torch.Tensor)
+    assert tuple(batch.plan.shape) == (3, 5, 6)
+
+
+def test_divergence(rng):
+    x, y = rng.standard_normal((40, 3)), rng.standard_normal((50, 3)) + 0.5
+    found = sinkhorn_divergence(x, y, 0.5)
+
+    def value(p, q):
+        cost = ((p[:, None] - q[None]) ** 2).sum(-1)
+        u, v = np.full(len(p), 1 / len(p)), np.full(len(q), 1 / len(q))
+        return truth.objective(u, v, cost, 0.5, (np.inf, np.inf), truth.sinkhorn(u, v, cost, 0.5)[2])
+
+    assert found.value == pytest.approx(value(x, y) - (value(x, x) + value(y, y)) / 2, abs=1e-7)
+    assert found.value == pytest.approx(found.xy.objective - (found.xx.objective + found.yy.objective) / 2)
+    assert float(found) == found.value > 0
+    assert found.converged
+    assert sinkhorn_divergence(x, x, 0.5).value == pytest.approx(0, abs=1e-8)
+    assert sinkhorn_divergence(x, x[::-1], 0.01).value == pytest.approx(0, abs=1e-8)
+
+
+def test_divergence_of_unequal_masses(rng):
+    x, y = rng.standard_normal((20, 2)), rng.standard_normal((30, 2))
+    a, b = rng.random(20) + 0.1, rng.random(30) + 0.1
+    found = sinkhorn_divergence(x, y, 0.5, a=a, b=b, unbalanced=1.0)
+    assert found.value > 0
+    same = sinkhorn_divergence(x, x, 0.5, a=a, b=a, unbalanced=1.0)
+    assert same.value == pytest.approx(0, abs=1e-7)
+    scaled = sinkhorn_divergence(x, x, 0.5, a=a, b=2 * a, unbalanced=1.0)
+    assert scaled.value > 0.1
+
+
+def test_monge_gap(rng):
+    x = rng.standard_normal((60, 2))
+    for reg in (0.5, 0.01):
+        monotone, shuffled = monge_gap(x, 1.5 * x + 1, reg), monge_gap(x, rng.permutation(x), reg)
+        assert monotone > -1e-9
+        assert shuffled > monotone + 1
+    cost = ((x[:, None] - (2 * x)[None]) ** 2).sum(-1)
+    u = np.full(60, 1 / 60)
+    plan = truth.sinkhorn(u, u, cost, 2.0)[2]
+    entropic = np.sum(plan * cost) + 2.0 * np.sum(plan * np.log(plan))
+    assert monge_gap(x, 2 * x, 2.0) == pytest.approx((x**2).sum(1).mean() - entropic, abs=1e-7)
+    with pytest.raises(ValueError, match="same number"):
+        monge_gap(x, x[:-1], 0.3)
+
+
+def test_top_level_names():
+    assert raphson.sinkhorn is sinkhorn
+    assert raphson.PointCloud is PointCloud
