@@ -181,7 +181,7 @@ double time_pass(bool kernel, const py::array& cost, double reg, int repeats) {
     const std::int64_t n = cost.shape(0), m = cost.shape(1), padded = ot_padded(m);
     const auto rows = static_cast<std::size_t>(n), cols = static_cast<std::size_t>(padded);
     std::vector<double> psi(cols, 0.0), u(rows, 0.0), a(rows, 1 / static_cast<double>(n)), sums(rows), columns(cols),
-        scratch((ot_group + 1) * cols);
+        scratch(static_cast<std::size_t>(ot_scratch(m)));
     const CostBlock block{cost.itemsize() == 8 ? DType::float64 : DType::float32, cost.data(), m, n, m};
     LogBlock log{};
     log.cost = block;

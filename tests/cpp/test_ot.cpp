@@ -107,7 +107,7 @@ TEST_CASE_TEMPLATE("ot passes: a sweep in the log domain", T, double, float) {
                     const double reg = 0.3;
                     LogBlock b = log_block(c, cost, reg);
                     std::vector<double> u = c.u, sums(u.size()), columns(static_cast<std::size_t>(c.padded), 0.25),
-                                        scratch(static_cast<std::size_t>((ot_group + 1) * c.padded));
+                                        scratch(static_cast<std::size_t>(ot_scratch(c.m)));
                     std::vector<T> plan(cost.size());
                     double cost_sum = 0.5;
                     b.exponent = exponent;
@@ -150,7 +150,7 @@ TEST_CASE("ot passes: potentials that are far off, and rows that nobody takes") 
         Case c(6, 11);
         LogBlock b = log_block(c, c.cost, 1e-3);
         std::vector<double> u = {0, 5000, -5000, 1e9, minus_infinity, 0}, sums(6), columns(static_cast<std::size_t>(c.padded)),
-                            scratch(static_cast<std::size_t>((ot_group + 1) * c.padded));
+                            scratch(static_cast<std::size_t>(ot_scratch(c.m)));
         for (int j = 0; j < 11; ++j) c.cost[5 * 11 + j] = infinity;
         b.update = true;
         b.u = u.data();
@@ -177,7 +177,7 @@ TEST_CASE("ot passes: the large entries of a sweep") {
         for (const auto& [n, m] : shapes) {
             const Case c(n, m);
             std::vector<double> u = c.u, sums(u.size()), columns(static_cast<std::size_t>(c.padded)),
-                                scratch(static_cast<std::size_t>((ot_group + 1) * c.padded));
+                                scratch(static_cast<std::size_t>(ot_scratch(c.m)));
             LogBlock b = log_block(c, c.cost, 0.05);
             std::vector<std::int32_t> index(c.cost.size() + 16);
             std::vector<double> value(index.size());

@@ -181,7 +181,7 @@ void Level::run_log(bool update, bool keep, double* cost, SparsePlan* sparse) {
             b.plan = static_cast<char*>(kernel_.get()) + first * kernel_stride_ * itemsize(tile.type);
             b.plan_stride = kernel_stride_;
         }
-        b.scratch = scratch.take_array<double>((ot_group + 1) * padded_);
+        b.scratch = scratch.take_array<double>(ot_scratch(m()));
         table.log_sweep(b);
         if (sparse != nullptr) stores[block].count = store.count;
     });
@@ -356,7 +356,7 @@ void Level::linear_log(const double* x, const double* coefficient, double* t, do
         b.x = x;
         b.coefficient = coefficient + first;
         b.t = t != nullptr ? t + first : nullptr;
-        b.scratch = scratch.take_array<double>((ot_group + 1) * padded_);
+        b.scratch = scratch.take_array<double>(ot_scratch(m()));
         table.log_sweep(b);
     });
     if (y != nullptr) add_partials(y);

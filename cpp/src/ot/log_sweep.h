@@ -11,6 +11,7 @@
 RAPHSON_ISA_BEGIN
 
 constexpr int wide = Vec<double>::width;
+constexpr std::int64_t prefetched = 256;  // columns ahead
 constexpr double far_off_low = 1e-100, far_off_high = 1e100;
 
 inline double sum_lanes(Vec<double> x) {
@@ -22,10 +23,10 @@ inline double sum_lanes(Vec<double> x) {
     return lanes[0];
 }
 
-// e[r·padded + j] = exp(u[r] + ψ[j] − C[r][j]/reg), and its sum over j, of R rows at once: R independent chains.
+// e[r·apart + j] = exp(u[r] + ψ[j] − C[r][j]/reg), and its sum over j, of R rows at once: R independent chains.
 // psi2 = ψ·log₂e.
 template <int R, class T>
-void exponentials(const T* cost, std::int64_t stride, std::int64_t columns, std::int64_t padded, double inverse_reg,
+void exponentials(const T* cost, std::int64_t stride, std::int64_t columns, std::int64_t apart, double inverse_reg,
                   const double* psi2, const double* u, double* e, double* sums) {
     const Vec<double> rate = splat(-inverse_reg * log2_e);
     Vec<double> start[R], sum[R];
@@ -37,24 +38,30 @@ void exponentials(const T* cost, std::int64_t stride, std::int64_t columns, std:
     std::int64_t j = 0;
     for (; j + wide <= columns; j += wide) {
         const Vec<double> potential = load(psi2 + j);
+        // what comes next in these rows, then the rows after them: the arithmetic hides it
+        const std::int64_t later = j + prefetched;
+        const T* coming = later < columns ? cost + later : cost + R * stride + (later - columns);
         Vec<double> x[R];
         RAPHSON_UNROLL
-        for (int r = 0; r < R; ++r) x[r] = fma(load_wide(cost + r * stride + j), rate, add(potential, start[r]));
+        for (int r = 0; r < R; ++r) {
+            prefetch(coming + r * stride);
+            x[r] = fma(load_wide(cost + r * stride + j), rate, add(potential, start[r]));
+        }
         exp2_flushed(x);
         RAPHSON_UNROLL
         for (int r = 0; r < R; ++r) {
-            store(e + r * padded + j, x[r]);
+            store(e + r * apart + j, x[r]);
             sum[r] = add(sum[r], x[r]);
         }
     }
     if (j < columns) {  // ψ is padded with -Inf
-        const Vec<double> potential = load_part(psi2 + j, static_cast<int>(std::min<std::int64_t>(wide, padded - j)));
+        const Vec<double> potential = load_part(psi2 + j, static_cast<int>(wide));
         const int count = static_cast<int>(columns - j);
         RAPHSON_UNROLL
         for (int r = 0; r < R; ++r) {
             Vec<double> x[1] = {fma(load_wide_part(cost + r * stride + j, count), rate, add(potential, start[r]))};
             exp2_flushed(x);
-            store_part(e + r * padded + j, x[0], count);
+            store_part(e + r * apart + j, x[0], count);
             sum[r] = add(sum[r], x[0]);
         }
     }
@@ -70,9 +77,9 @@ double highest_argument(const T* cost, std::int64_t columns, double inverse_reg,
     return highest;
 }
 
-// columns[j] += Σᵣ scale[r]·e[r·padded + j]
+// columns[j] += Σᵣ scale[r]·e[r·apart + j]
 template <int R>
-void add_rows(const double* e, std::int64_t padded, std::int64_t columns, const double* scale, double* sums) {
+void add_rows(const double* e, std::int64_t apart, std::int64_t columns, const double* scale, double* sums) {
     Vec<double> s[R];
     RAPHSON_UNROLL
     for (int r = 0; r < R; ++r) s[r] = splat(scale[r]);
@@ -80,12 +87,12 @@ void add_rows(const double* e, std::int64_t padded, std::int64_t columns, const 
     for (; j + wide <= columns; j += wide) {
         Vec<double> total = load(sums + j);
         RAPHSON_UNROLL
-        for (int r = 0; r < R; ++r) total = fma(load(e + r * padded + j), s[r], total);
+        for (int r = 0; r < R; ++r) total = fma(load(e + r * apart + j), s[r], total);
         store(sums + j, total);
     }
     for (; j < columns; ++j) {
         double total = sums[j];
-        for (int r = 0; r < R; ++r) total += e[r * padded + j] * scale[r];
+        for (int r = 0; r < R; ++r) total += e[r * apart + j] * scale[r];
         sums[j] = total;
     }
 }
@@ -159,21 +166,21 @@ double weighted_cost(const double* e, const T* cost, std::int64_t columns) {  //
 
 template <int R, class T>
 void sweep_group(const LogBlock& b, const double* psi2, std::int64_t row, double& cost_sum) {
-    const std::int64_t columns = b.cost.columns, padded = (columns + ot_padding - 1) / ot_padding * ot_padding;
+    const std::int64_t columns = b.cost.columns, apart = ot_scratch_row(columns);
     const T* cost = static_cast<const T*>(b.cost.data) + row * b.cost.stride;
     double sums[R], scale[R];
     if (b.coefficient != nullptr) {
-        exponentials<R>(cost, b.cost.stride, columns, padded, b.inverse_reg, psi2, b.u + row, b.scratch, sums);
+        exponentials<R>(cost, b.cost.stride, columns, apart, b.inverse_reg, psi2, b.u + row, b.scratch, sums);
         for (int r = 0; r < R; ++r) {
             scale[r] = b.coefficient[row + r];
             if (b.t == nullptr) continue;
-            b.t[row + r] = product(b.scratch + r * padded, b.x, columns);
+            b.t[row + r] = product(b.scratch + r * apart, b.x, columns);
             scale[r] *= b.t[row + r];
         }
-        if (b.columns != nullptr) add_rows<R>(b.scratch, padded, columns, scale, b.columns);
+        if (b.columns != nullptr) add_rows<R>(b.scratch, apart, columns, scale, b.columns);
         return;
     }
-    exponentials<R>(cost, b.cost.stride, columns, padded, b.inverse_reg, psi2, b.u + row, b.scratch, sums);
+    exponentials<R>(cost, b.cost.stride, columns, apart, b.inverse_reg, psi2, b.u + row, b.scratch, sums);
     for (int r = 0; r < R; ++r) {
         const std::int64_t i = row + r;
         double s = sums[r], base = b.u[i];
@@ -188,16 +195,16 @@ void sweep_group(const LogBlock& b, const double* psi2, std::int64_t row, double
                 continue;
             }
             base = -highest;
-            exponentials<1>(cost + r * b.cost.stride, b.cost.stride, columns, padded, b.inverse_reg, psi2, &base,
-                            b.scratch + r * padded, &s);
+            exponentials<1>(cost + r * b.cost.stride, b.cost.stride, columns, apart, b.inverse_reg, psi2, &base,
+                            b.scratch + r * apart, &s);
         }
         const double updated = b.exponent * (base - std::log(s));
         b.u[i] = updated;
         scale[r] = b.exponent == 1 ? b.mass[i] / s : b.mass[i] * std::exp(updated - base);
     }
-    add_rows<R>(b.scratch, padded, columns, scale, b.columns);
+    add_rows<R>(b.scratch, apart, columns, scale, b.columns);
     for (int r = 0; r < R; ++r) {
-        const double* e = b.scratch + r * padded;
+        const double* e = b.scratch + r * apart;
         if (b.sparse != nullptr) {
             if (b.sparse->count >= 0 && !compact(e, columns, scale[r], *b.sparse)) b.sparse->count = -1;
             b.sparse->row_end[row + r] = b.sparse->count;
@@ -218,8 +225,8 @@ void sweep_group(const LogBlock& b, const double* psi2, std::int64_t row, double
 
 template <class T>
 void log_sweep_typed(const LogBlock& b) {
+    double* psi2 = b.scratch + ot_group * ot_scratch_row(b.cost.columns);
     const std::int64_t padded = (b.cost.columns + ot_padding - 1) / ot_padding * ot_padding;
-    double* psi2 = b.scratch + ot_group * padded;
     for (std::int64_t j = 0; j < padded; ++j) psi2[j] = b.psi[j] * log2_e;
     double cost_sum = 0;
     std::int64_t row = 0;

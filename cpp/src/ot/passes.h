@@ -14,6 +14,9 @@ namespace raphson {
 
 constexpr std::int64_t ot_padding = 8;
 constexpr int ot_group = 4;  // rows that share the reads of ψ and of the column sums
+// Rows of exponentials start at different offsets within a page: stores to one would hold up loads at the same offset.
+constexpr std::int64_t ot_scratch_row(std::int64_t columns) { return (columns + ot_padding + 511) / 512 * 512 + 72; }
+constexpr std::int64_t ot_scratch(std::int64_t columns) { return (ot_group + 1) * ot_scratch_row(columns); }
 
 struct CostBlock {  // rows of a dense cost or of a kernel, float64 or float32
     DType type;
@@ -52,7 +55,7 @@ struct LogBlock {
     const double* x;
     const double* coefficient;
     double* t;
-    double* scratch;  // (ot_group + 1)·padded columns
+    double* scratch;  // ot_scratch(columns) numbers: rows of exponentials, ot_scratch_row apart
 };
 
 struct KernelBlock {

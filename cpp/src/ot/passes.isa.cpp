@@ -60,26 +60,26 @@ CostScan scan(const CostBlock& cost) {
 }
 
 // ---- the kernel domain -------------------------------------------------------------------------------------------------
+// t of R rows of the kernel: their sums with x.
 template <int R, class T>
-void kernel_group(const KernelBlock& b, std::int64_t row) {
-    const std::int64_t columns = b.kernel.columns, stride = b.kernel.stride;
-    const T* k = static_cast<const T*>(b.kernel.data) + row * stride;
-    Vec<double> sum[R][2];
-    RAPHSON_UNROLL
-    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = zero<double>();
-    std::int64_t j = 0;
-    for (; j + 2 * wide <= columns; j += 2 * wide) {
-        const Vec<double> x0 = load(b.x + j), x1 = load(b.x + j + wide);
-        RAPHSON_UNROLL
-        for (int r = 0; r < R; ++r) {
-            sum[r][0] = fma(load_wide(k + r * stride + j), x0, sum[r][0]);
-            sum[r][1] = fma(load_wide(k + r * stride + j + wide), x1, sum[r][1]);
-        }
+struct RowSums {
+    Vec<double> sum[R];
+    RowSums() {
+        for (Vec<double>& s : sum) s = zero<double>();
     }
-    double z[R];
+    RAPHSON_FORCE_INLINE void add_at(const T* k, std::int64_t stride, Vec<double> x, std::int64_t j) {
+        RAPHSON_UNROLL
+        for (int r = 0; r < R; ++r) sum[r] = fma(load_wide(k + r * stride + j), x, sum[r]);
+    }
+};
+
+// What the sums of R rows become: their share z of the column sums.
+template <int R, class T>
+void finish_rows(const KernelBlock& b, std::int64_t row, const RowSums<R, T>& sums, std::int64_t from, double* z) {
+    const T* k = static_cast<const T*>(b.kernel.data) + row * b.kernel.stride;
     for (int r = 0; r < R; ++r) {
-        double t = sum_lanes(add(sum[r][0], sum[r][1]));
-        for (std::int64_t c = j; c < columns; ++c) t += static_cast<double>(k[r * stride + c]) * b.x[c];
+        double t = sum_lanes(sums.sum[r]);
+        for (std::int64_t c = from; c < b.kernel.columns; ++c) t += static_cast<double>(k[r * b.kernel.stride + c]) * b.x[c];
         const std::int64_t i = row + r;
         if (b.t != nullptr) b.t[i] = t;
         z[r] = b.coefficient[i];
@@ -93,25 +93,63 @@ void kernel_group(const KernelBlock& b, std::int64_t row) {
             b.log_scale[i] = 0;
         }
     }
+}
+
+// The columns take their share of R rows while the sums of the next R (null: there are none) are taken: those come from
+// memory, these from cache.
+template <int R, class T>
+void share_and_sum(const KernelBlock& b, const T* k, const double* z, const T* next, RowSums<R, T>* sums) {
+    const std::int64_t columns = b.kernel.columns, stride = b.kernel.stride;
     Vec<double> zv[R];
     RAPHSON_UNROLL
     for (int r = 0; r < R; ++r) zv[r] = splat(z[r]);
-    for (j = 0; j + wide <= columns; j += wide) {
-        Vec<double> total = load(b.columns + j);
-        RAPHSON_UNROLL
-        for (int r = 0; r < R; ++r) total = fma(load_wide(k + r * stride + j), zv[r], total);
-        store(b.columns + j, total);
+    std::int64_t j = 0;
+    if (next != nullptr) {
+        RowSums<R, T> own;
+        for (; j + wide <= columns; j += wide) {
+            Vec<double> total = load(b.columns + j);
+            RAPHSON_UNROLL
+            for (int r = 0; r < R; ++r) total = fma(load_wide(k + r * stride + j), zv[r], total);
+            store(b.columns + j, total);
+            const std::int64_t later = j + prefetched;
+            const T* coming = later < columns ? next + later : next + R * stride + (later - columns);
+            RAPHSON_UNROLL
+            for (int r = 0; r < R; ++r) prefetch_far(coming + r * stride);
+            own.add_at(next, stride, load(b.x + j), j);
+        }
+        *sums = own;
+    } else {
+        for (; j + wide <= columns; j += wide) {
+            Vec<double> total = load(b.columns + j);
+            RAPHSON_UNROLL
+            for (int r = 0; r < R; ++r) total = fma(load_wide(k + r * stride + j), zv[r], total);
+            store(b.columns + j, total);
+        }
     }
     for (; j < columns; ++j) {
         for (int r = 0; r < R; ++r) b.columns[j] += static_cast<double>(k[r * stride + j]) * z[r];
     }
 }
 
+template <int R, class T>
+std::int64_t kernel_groups(const KernelBlock& b, std::int64_t row) {
+    if (row + R > b.kernel.rows) return row;
+    const std::int64_t columns = b.kernel.columns, stride = b.kernel.stride, whole = columns / wide * wide;
+    const T* k = static_cast<const T*>(b.kernel.data) + row * stride;
+    RowSums<R, T> sums;
+    for (std::int64_t j = 0; j < whole; j += wide) sums.add_at(k, stride, load(b.x + j), j);
+    for (; row + R <= b.kernel.rows; row += R, k += R * stride) {
+        double z[R];
+        finish_rows<R, T>(b, row, sums, whole, z);
+        share_and_sum<R, T>(b, k, z, row + 2 * R <= b.kernel.rows ? k + R * stride : nullptr, &sums);
+    }
+    return row;
+}
+
 template <class T>
 void kernel_sweep_typed(const KernelBlock& b) {
-    std::int64_t row = 0;
-    for (; row + ot_group <= b.kernel.rows; row += ot_group) kernel_group<ot_group, T>(b, row);
-    for (; row < b.kernel.rows; ++row) kernel_group<1, T>(b, row);
+    const std::int64_t row = kernel_groups<ot_group, T>(b, 0);
+    kernel_groups<1, T>(b, row);
 }
 
 void kernel_sweep(const KernelBlock& block) {
@@ -267,7 +305,16 @@ void point_costs(const PointBlock& b) {
 }
 
 void exp2_all(const double* x, std::int64_t count, double* out) {
-    for (std::int64_t k = 0; k < count; k += wide) {
+    std::int64_t k = 0;
+    for (; k + 4 * wide <= count; k += 4 * wide) {
+        Vec<double> y[4];
+        RAPHSON_UNROLL
+        for (int c = 0; c < 4; ++c) y[c] = load(x + k + c * wide);
+        exp2_flushed(y);
+        RAPHSON_UNROLL
+        for (int c = 0; c < 4; ++c) store(out + k + c * wide, y[c]);
+    }
+    for (; k < count; k += wide) {
         const int lanes = static_cast<int>(std::min<std::int64_t>(wide, count - k));
         Vec<double> y[1] = {load_part(x + k, lanes)};
         exp2_flushed(y);

@@ -29,7 +29,7 @@ void each_row(Level& level, Work&& work) {
         LogBlock b{};
         b.inverse_reg = 1 / p.reg;
         b.psi = level.psi.data();
-        b.scratch = scratch.take_array<double>((ot_group + 1) * level.padded());
+        b.scratch = scratch.take_array<double>(ot_scratch(level.m()));
         const double ones[ot_group] = {1, 1, 1, 1};
         for (std::int64_t r = 0; r < tile.rows; r += ot_group) {
             const std::int64_t rows = std::min<std::int64_t>(ot_group, tile.rows - r);
@@ -43,7 +43,7 @@ void each_row(Level& level, Work&& work) {
                 kernels().ot.log_sweep(b);
                 for (std::int64_t row = 0; row < b.cost.rows; ++row) {
                     const std::int64_t i = first + r + k + row;
-                    double* e = b.scratch + row * level.padded();
+                    double* e = b.scratch + row * ot_scratch_row(level.m());
                     for (std::int64_t j = 0; j < p.m; ++j) e[j] *= p.a[i];
                     work(i, const_cast<const double*>(e), block);
                 }
