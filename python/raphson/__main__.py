@@ -1,4 +1,4 @@
-"""``python -m raphson`` says what is installed; ``python -m raphson demo`` trains and prunes a small network."""
+"""``python -m raphson`` says what is installed; ``python -m raphson demo`` trains, prunes and transports."""
 
 from __future__ import annotations
 
@@ -33,15 +33,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     demo = commands.add_parser(
         "demo",
-        help="train a small network with a Muon step made of orthogonalize, beside SGD",
+        help="train a small network by Muon beside SGD, prune it, and transport digit images",
         description="Trains a small network on scikit-learn's digit images in NumPy, once with a Muon step made of "
         "raphson.orthogonalize and once by SGD with momentum, prints accuracy and time a step, and draws the curves; "
-        "then prunes the network by magnitude and by FisherInverse.obs_prune, and draws accuracy against sparsity.",
+        "then prunes the network by magnitude and by FisherInverse.obs_prune, and draws accuracy against sparsity; "
+        "then transports digit images into others by raphson.sinkhorn, and draws them on their way.",
     )
     demo.add_argument("--quick", action="store_true", help="5 epochs and 2 runs")
     demo.add_argument("--out", metavar="FILE", default="raphson_demo.png", help="the picture (default: %(default)s)")
     demo.add_argument(
         "--prune-out", metavar="FILE", default="raphson_prune.png", help="the second picture (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--transport-out", metavar="FILE", default="raphson_transport.png", help="the third (default: %(default)s)"
     )
     demo.add_argument("--epochs", type=_positive, metavar="N", help="length of a run (default: 20)")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="first seed (default: %(default)s)")
@@ -68,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=arguments.seed,
             pruned=arguments.prune_out,
             images=200 if arguments.quick else 400,
+            transported=arguments.transport_out,
         )
     except demo.MissingPackage as error:
         print(f"raphson: {error}", file=sys.stderr)

@@ -230,6 +230,7 @@ def run(
     seed: int = 0,
     pruned: str | None = None,
     images: int = 400,
+    transported: str | None = None,
 ) -> list[list[Curve]]:
     """Trains with both optimizers, prints what came out and draws the curves.
 
@@ -245,6 +246,8 @@ def run(
         Where the picture of pruning the first Muon run's network goes; None leaves that part out.
     images : int
         Training images whose gradients the pruning uses.
+    transported : str, optional
+        Where the picture of digits that turn into others goes; None leaves that part out.
 
     Returns
     -------
@@ -277,6 +280,11 @@ def run(
         network = results[0][0].network
         assert network is not None
         prune(network, digits, out=pruned, images=images)
+    if transported is not None:
+        from raphson._demo_transport import transport
+
+        data = _need("sklearn.datasets").load_digits()
+        transport(data.images, data.target, out=transported)
     return results
 
 

@@ -51,7 +51,7 @@ def test_apply_in_blocks(shape, rng):
     np.testing.assert_allclose(result.apply(w, transpose=True), result.plan.T @ w, atol=1e-13)
 
 
-@pytest.mark.parametrize("most", [0.0, 1e-12, 1e-6, 0.01, 0.5, 1.0])
+@pytest.mark.parametrize("most", [0.0, 1e-12, 1e-6, 0.01, 0.5, 2.0])
 def test_sparse_plan(problem, most):
     pytest.importorskip("scipy")
     result = sinkhorn(*problem, 0.01)

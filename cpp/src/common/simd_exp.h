@@ -115,7 +115,7 @@ RAPHSON_FORCE_INLINE void store_narrow_part(float* p, Vec<double> x, int count) 
 // rounding. Base 2 because then n and f are exact: callers scale their potentials once, not every argument.
 template <int N>
 RAPHSON_FORCE_INLINE void exp2_flushed(Vec<double> (&x)[N]) {
-    Vec<double> t[N], n[N], p[N];
+    Vec<double> t[N], f[N], p[N];
 #if defined(RAPHSON_SIMD_AVX512)
     alignas(64) static constexpr double sixteenths[16] = {
         1.0,                1.0442737824274138, 1.0905077326652577, 1.1387886347566916, 1.189207115002721,
@@ -135,27 +135,29 @@ RAPHSON_FORCE_INLINE void exp2_flushed(Vec<double> (&x)[N]) {
 #endif
     RAPHSON_UNROLL
     for (int k = 0; k < N; ++k) t[k] = add(x[k], magic);
+#if defined(RAPHSON_SIMD_AVX512)
+    __mmask8 there[N];
     RAPHSON_UNROLL
-    for (int k = 0; k < N; ++k) n[k] = add(t[k], minus_magic);
+    for (int k = 0; k < N; ++k) there[k] = _mm512_cmp_pd_mask(x[k].v, splat(exp2_lowest).v, _CMP_NLT_UQ);
+#endif
     RAPHSON_UNROLL
-    for (int k = 0; k < N; ++k) n[k] = subtract(x[k], n[k]);  // f from here on
+    for (int k = 0; k < N; ++k) f[k] = subtract(x[k], add(t[k], minus_magic));
     RAPHSON_UNROLL
-    for (int k = 0; k < N; ++k) p[k] = fma(n[k], splat(q[0]), splat(q[1]));
+    for (int k = 0; k < N; ++k) p[k] = fma(f[k], splat(q[0]), splat(q[1]));
     RAPHSON_UNROLL
     for (int c = 2; c < static_cast<int>(sizeof q / sizeof *q); ++c) {
         const Vec<double> next = splat(q[c]);
         RAPHSON_UNROLL
-        for (int k = 0; k < N; ++k) p[k] = fma(p[k], n[k], next);
+        for (int k = 0; k < N; ++k) p[k] = fma(p[k], f[k], next);
     }
     RAPHSON_UNROLL
     for (int k = 0; k < N; ++k) {
 #if defined(RAPHSON_SIMD_AVX512)
         const Vec<double> part = {_mm512_permutex2var_pd(low, _mm512_castpd_si512(t[k].v), high)};
-        p[k] = fma(mul(part, n[k]), p[k], part);
-        const __mmask8 there = _mm512_cmp_pd_mask(x[k].v, splat(exp2_lowest).v, _CMP_NLT_UQ);
-        x[k] = {_mm512_maskz_scalef_pd(there, p[k].v, add(t[k], minus_magic).v)};  // by the whole part: it takes the floor
+        p[k] = fma(mul(part, f[k]), p[k], part);
+        x[k] = {_mm512_maskz_scalef_pd(there[k], p[k].v, add(t[k], minus_magic).v)};  // by the whole part: it takes the floor
 #else
-        p[k] = fma(p[k], n[k], splat(1.0));
+        p[k] = fma(p[k], f[k], splat(1.0));
         x[k] = zero_where_below(scale_by_power(p[k], t[k]), x[k], splat(exp2_lowest));
 #endif
     }

@@ -36,6 +36,32 @@ void exponentials(const T* cost, std::int64_t stride, std::int64_t columns, std:
         sum[r] = zero<double>();
     }
     std::int64_t j = 0;
+#if defined(RAPHSON_SIMD_AVX512)
+    constexpr int ahead = 2;  // registers of a row at a time: there are enough for eight chains
+    for (; j + ahead * wide <= columns; j += ahead * wide) {
+        const std::int64_t later = j + prefetched;
+        const T* coming = later < columns ? cost + later : cost + R * stride + (later - columns);
+        Vec<double> x[R * ahead];
+        RAPHSON_UNROLL
+        for (int k = 0; k < ahead; ++k) {
+            const Vec<double> potential = load(psi2 + j + k * wide);
+            RAPHSON_UNROLL
+            for (int r = 0; r < R; ++r) {
+                prefetch(coming + r * stride + k * wide);
+                x[k * R + r] = fma(load_wide(cost + r * stride + j + k * wide), rate, add(potential, start[r]));
+            }
+        }
+        exp2_flushed(x);
+        RAPHSON_UNROLL
+        for (int k = 0; k < ahead; ++k) {
+            RAPHSON_UNROLL
+            for (int r = 0; r < R; ++r) {
+                store(e + r * apart + j + k * wide, x[k * R + r]);
+                sum[r] = add(sum[r], x[k * R + r]);
+            }
+        }
+    }
+#endif
     for (; j + wide <= columns; j += wide) {
         const Vec<double> potential = load(psi2 + j);
         // what comes next in these rows, then the rows after them: the arithmetic hides it

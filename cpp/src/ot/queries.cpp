@@ -197,7 +197,7 @@ double solve_hessian(const TransportProblem& problem, Potentials at, const doubl
     }
     for (std::int64_t j = m; j < level.padded(); ++j) right[j] = 0;
     std::vector<double> factor;
-    if (sparse && m <= 3000 && static_cast<double>(plan.count) * static_cast<double>(m) > 1e6) schur.factor(factor);
+    if (sparse && m <= 2048 && static_cast<double>(plan.count) * static_cast<double>(m) > 1e6) schur.factor(factor);
     CgOutcome outcome = schur.solve(right.data(), x.data(), 1e-14 * scale, 3000);
     std::copy(x.begin(), x.begin() + m, beta);
     std::vector<double> row_rhs(p, p + n);

@@ -23,8 +23,9 @@ public:
     TransportSolution finish();
 
 private:
-    // Drives the potentials at the level's reg until the error is within goal. False: the run is over.
-    bool reach(double goal);
+    enum class Outcome { reached, struggling, over };
+    // Drives the potentials at the level's reg until the error is within goal; struggling: not near after that many sweeps.
+    Outcome reach(double goal, int patient);
     bool done(TransportStage stage);  // after every sweep: records it; true when the run is over (limit, callback)
     bool newton_step(double goal, bool dense);
     bool advance(bool want_plan, double goal);  // one sweep at the potentials there are

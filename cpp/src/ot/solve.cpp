@@ -19,9 +19,13 @@ namespace {
 constexpr double log_entry = 0.6, kernel_entry = 0.45, sparse_entry = 2.0, vector_entry = 6.0, factor_flop = 0.05,
                  point_entry = 0.15;
 constexpr double highest_density = 0.2;  // of a sparse plan; above, dense products are cheaper
-constexpr double first_reg = 0.05, reg_factor = 0.25, level_goal = 1e-2;
-constexpr std::int64_t largest_factor = 3000, most_entries = 32000000;
-constexpr int patience = 60, patience_at_floor = 12;
+// The continuation: reg falls by a factor of 4 a level, of 2 near the end of a long way. Levels between are solved to
+// level_goal where the way is long: worse starts cost more later, most where plans are nearly forests (grids at 1e-5).
+constexpr double first_reg = 0.05, coarse_factor = 0.25, fine_factor = 0.5, fine_below = 2e-4, loose_goal = 1e-2,
+                 level_goal = 1e-4, level_below = 2e-3, careful_goal = 1e-7, smallest_step = 0.9;
+constexpr double dropped_share = 1e-2;  // entries of the plan below this share of error/n are lumped
+constexpr std::int64_t largest_factor = 2048, most_entries = 32000000;
+constexpr int level_sweeps = 30, patience = 60, patience_at_floor = 12;
 
 }  // namespace
 
@@ -101,7 +105,7 @@ bool Run::advance(bool want_plan, double goal) {
     if (want_plan && plan_fits_) {
         level_.reserve(plan_, plan_capacity());
         const double known = std::isfinite(level_.error()) && level_.error() > 0 ? level_.error() : 1.0;
-        plan_.threshold = 0.01 * std::clamp(known, goal, 1e-2) / static_cast<double>(std::max(level_.n(), level_.m()));
+        plan_.threshold = dropped_share * std::clamp(known, goal, 1e-2) / static_cast<double>(std::max(level_.n(), level_.m()));
         level_.sweep(&plan_);
         plan_ready_ = plan_fits_ = plan_.count >= 0 && plan_.count <= plan_capacity();
     } else {
@@ -183,52 +187,59 @@ double Run::newton_cost(double error, double goal, double rate) const {
     return steps * (sparse ? 1.2 * log_entry : dense_entry()) * n * m + solving;
 }
 
-bool Run::reach(double goal) {
-    double previous = 0, rate = 1;
+Run::Outcome Run::reach(double goal, int patient) {
+    double previous = 0, rate = 1;  // Sinkhorn's: measured over its own moves
     int moves = 0;
+    const int begun = solution_.iterations;
+    bool moved_by_sinkhorn = false;
     plan_fits_ = true;
     last_cg_ = 0;
     const double n = static_cast<double>(level_.n()), m = static_cast<double>(level_.m());
-    if (advance(false, goal)) return false;
+    if (advance(false, goal)) return Outcome::over;
     best_ = 0;
     for (;;) {
         const double error = level_.error();
         if (error <= goal) {
-            if (!level_.has_kernel()) return true;
-            level_.refuse_kernel();  // its entries are rounded: the log domain has the last word
-            if (advance(false, goal)) return false;
+            if (!level_.has_kernel()) return Outcome::reached;
+            level_.drop_kernel();  // its entries are rounded: the log domain has the last word
+            if (advance(false, goal)) return Outcome::over;
+            if (level_.error() > goal) level_.refuse_kernel();
             continue;
         }
-        if (give_up()) return false;
-        if (moves > 0) rate = std::clamp(error / previous, 0.05, 0.999999);
+        if (solution_.iterations - begun > patient) {
+            if (error > loose_goal || idle_ > patient) return Outcome::struggling;
+            if (goal > options_.tol) return Outcome::reached;  // a level between: near enough
+        }
+        if (give_up()) return Outcome::over;
+        if (moved_by_sinkhorn) rate = std::clamp(error / previous, 0.05, 0.999999);
+        moved_by_sinkhorn = false;
         const double sweeps = std::log(goal / error) / std::log(rate);
         const double by_sinkhorn = sweeps * n * m * (level_.has_kernel() ? kernel_entry : log_entry);
-        bool newton = moves >= 2 && newton_cost(error, goal, rate) < by_sinkhorn;
+        const bool newton = moves >= 2 && newton_cost(error, goal, rate) < by_sinkhorn;
         if (newton && !level_.has_kernel() && !plan_ready_ && plan_fits_) {
-            if (advance(true, goal)) return false;  // at the same potentials: the plan's large entries
+            if (advance(true, goal)) return Outcome::over;  // at the same potentials: the plan's large entries
         }
         if (newton) {
             const bool dense = !plan_ready_;
             if (dense && !level_.has_kernel() && level_.kernel_allowed()) {
                 level_.sweep(nullptr, true);
-                if (done(TransportStage::sinkhorn)) return false;
+                if (done(TransportStage::sinkhorn)) return Outcome::over;
             }
-            previous = level_.error();
             if (newton_step(goal, dense)) {
-                if (over_) return false;
-                // Sinkhorn's rate is what it was, unless it is measured again
+                if (over_) return Outcome::over;
                 continue;
             }
         }
         previous = error;
+        moved_by_sinkhorn = true;
         level_.update_columns();
         if (moves++ == 0) gauge();  // a start may carry any constant, and large ones cost digits
         const bool many = sweeps > 6 && moves >= 3 && !plan_ready_ && level_.kernel_allowed() && !level_.has_kernel();
         if (many) {
             level_.sweep(nullptr, true);
-            if (done(TransportStage::sinkhorn)) return false;
+            if (done(TransportStage::sinkhorn)) return Outcome::over;
         } else if (advance(moves >= 2, goal)) {
-            return false;
+            return Outcome::over;
         }
     }
 }
@@ -238,30 +249,52 @@ void Run::automatic() {
     std::vector<double> regs;
     const bool warm = options_.f != nullptr || options_.g != nullptr;
     if (!warm) {
-        for (double reg = problem_.reg; reg < first_reg * span; reg /= reg_factor) regs.push_back(reg);
+        for (double reg = problem_.reg; reg < first_reg * span;
+             reg /= reg < fine_below * span ? fine_factor : coarse_factor) {
+            regs.push_back(reg);
+        }
         std::reverse(regs.begin(), regs.end());
     }
     if (regs.empty() || regs.back() != problem_.reg) regs.assign(1, problem_.reg);
     std::vector<double> older, old;  // g at the last two levels
-    double older_reg = 0, old_reg = 0;
-    for (std::size_t k = 0; k < regs.size(); ++k) {
-        level_.set_reg(regs[k]);
-        if (!older.empty()) {  // the duals are nearly linear in reg
-            const double step = (regs[k] - old_reg) / (old_reg - older_reg);
+    double older_reg = 0, old_reg = 0, goal = problem_.reg < level_below * span ? level_goal : loose_goal;
+    for (std::size_t k = 0; k < regs.size();) {
+        const double reg = regs[k];
+        level_.set_reg(reg);
+        if (!old.empty()) {  // the duals are nearly linear in reg
+            const double step = older.empty() ? 0 : (reg - old_reg) / (old_reg - older_reg);
             for (std::int64_t j = 0; j < level_.m(); ++j) {
                 if (!(problem_.b[j] > 0)) continue;
-                level_.psi[j] = level_.log_b()[j] + (old[j] + step * (old[j] - older[j])) / regs[k];
+                level_.psi[j] = level_.log_b()[j] + (old[j] + (step != 0 ? step * (old[j] - older[j]) : 0)) / reg;
             }
         }
-        const bool last = k + 1 == regs.size();
-        if (!reach(last ? options_.tol : std::max(options_.tol, level_goal))) return;
-        older = old;
-        older_reg = old_reg;
+        const bool last = k + 1 == regs.size(), divisible = !old.empty() && reg < smallest_step * old_reg;
+        const Outcome outcome = reach(last ? options_.tol : std::max(options_.tol, goal), divisible ? level_sweeps : options_.max_iter);
+        if (outcome == Outcome::over) return;
+        if (outcome == Outcome::struggling) {  // again from the last level, solved well this time, and in smaller steps
+            if (goal > careful_goal) {
+                goal = careful_goal;
+                regs.assign(1, problem_.reg);
+                while (regs.back() / fine_factor < old_reg) regs.push_back(regs.back() / fine_factor);
+                std::reverse(regs.begin(), regs.end());
+                regs.insert(regs.begin(), old_reg);
+                k = 0;
+            } else {
+                regs.insert(regs.begin() + static_cast<std::ptrdiff_t>(k), std::sqrt(reg * old_reg));
+            }
+            older.clear();
+            continue;
+        }
+        if (reg != old_reg) {
+            older = old;
+            older_reg = old_reg;
+        }
         old.assign(static_cast<std::size_t>(level_.m()), 0.0);
         for (std::int64_t j = 0; j < level_.m(); ++j) {
-            if (problem_.b[j] > 0) old[j] = (level_.psi[j] - level_.log_b()[j]) * regs[k];
+            if (problem_.b[j] > 0) old[j] = (level_.psi[j] - level_.log_b()[j]) * reg;
         }
-        old_reg = regs[k];
+        old_reg = reg;
+        ++k;
     }
     solution_.status = Status::converged;
 }
@@ -271,8 +304,9 @@ void Run::sinkhorn() {
     for (int moves = 0;; ++moves) {
         if (level_.error() <= options_.tol) {
             if (!level_.has_kernel()) break;
-            level_.refuse_kernel();
+            level_.drop_kernel();
             if (advance(false, options_.tol)) return;
+            if (level_.error() > options_.tol) level_.refuse_kernel();
             continue;
         }
         if (level_.error() < 100 * floor_ && give_up()) return;  // slow is not stalled: it goes on to max_iter
@@ -315,7 +349,10 @@ void Run::gauge() {
 TransportSolution Run::finish() {
     // measured are the potentials as they are returned, from the cost
     const std::int64_t n = level_.n(), m = level_.m();
-    level_.set_reg(problem_.reg);
+    if (level_.reg() != problem_.reg) {  // ended on the way
+        level_.set_reg(problem_.reg);
+        level_.sweep();
+    }
     gauge();
     solution_.f.resize(static_cast<std::size_t>(n));
     solution_.g.resize(static_cast<std::size_t>(m));
