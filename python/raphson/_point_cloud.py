@@ -74,6 +74,12 @@ class PointCloud:
         return self._read("x").shape[0], self._read("y").shape[0]
 
     @property
+    def dtype(self) -> str:
+        """Of x: plans, maps and gradients have it too."""
+        name: str = self._read("x").dtype.name
+        return name
+
+    @property
     def dim(self) -> int:
         """Number of coordinates d."""
         return int(self._read("x").shape[1])

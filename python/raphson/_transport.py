@@ -81,6 +81,11 @@ class Problem:
     def shape(self) -> tuple[int, int]:
         return len(self.a), len(self.b)
 
+    @property
+    def dtype(self) -> str:
+        """Of the cost or of the points: that of plans, maps and gradients."""
+        return self.cost.dtype if isinstance(self.cost, PointCloud) else self.cost.dtype.name
+
     def cost_rows(self, begin: int, end: int) -> Matrix:
         return self.cost.rows(begin, end) if isinstance(self.cost, PointCloud) else self.cost[begin:end]
 
@@ -209,7 +214,7 @@ class TransportResult:
 
     @property
     def plan(self) -> Any:
-        """P, dense (n, m), float64, built on first use. MemoryError above 4 GiB: see :meth:`dense`."""
+        """P, dense (n, m), in the cost's dtype, built on first use. MemoryError above 4 GiB: see :meth:`dense`."""
         kept = self.__dict__.get("_plan")
         if kept is None:
             kept = self.dense()
@@ -223,10 +228,13 @@ class TransportResult:
             raise MemoryError(
                 f"the plan would take {8 * n * m / 2**30:.1f} GiB; use apply() or sparse_plan(), or dense(force=True)"
             )
-        return _back(self._rows(0, n), self._like)
+        return _back(self._rows(0, n), self._like, self._need("dense").dtype)
 
     def apply(self, v: Any, *, transpose: bool = False) -> Any:
-        """P v, or Pᵀ v, without P: v of shape (m,) or (m, k), or (n, …); one exponential an entry for eight vectors."""
+        """P v, or Pᵀ v, without P, in v's dtype: v of shape (m,) or (m, k), or (n, …); summed in float64.
+
+        One exponential an entry for all vectors (transposed: for eight of them).
+        """
         problem = self._need("apply")
         size = problem.shape[0 if transpose else 1]
         given = _core._as_numpy(v, "apply", "v")
@@ -234,7 +242,8 @@ class TransportResult:
             raise ValueError(f"apply: v must have shape ({size},) or ({size}, k), got {given.shape}")
         matrix = np.ascontiguousarray(given.reshape(size, -1), dtype=np.float64)
         out = problem.core().apply(self._f, self._g, transpose, matrix)
-        return _back(out.reshape(out.shape[0], *given.shape[1:]), v)
+        like = None if _core._is_numpy(v) else v
+        return _back(out.reshape(out.shape[0], *given.shape[1:]), like, given.dtype.name)
 
     def map(self, x_new: Any = None) -> Any:
         """Barycentric projection of a ``PointCloud``: where the mass at each point goes, on average.
@@ -269,7 +278,8 @@ class TransportResult:
             rows = base - cloud.rows(begin, begin + step, x=points) / self.reg
             rows = np.exp(rows - rows.max(axis=1, keepdims=True))
             out[begin : begin + step] = rows @ y / rows.sum(axis=1, keepdims=True)
-        return _back(out, self._like if x_new is None else x_new)
+        like = self._like if x_new is None else None if _core._is_numpy(x_new) else x_new
+        return _back(out, like, points.dtype.name)
 
     def sparse_plan(self, max_dropped_mass: float) -> csr_array:
         """The largest entries of P as a SciPy CSR array; what is left out weighs at most ``max_dropped_mass``.
@@ -289,7 +299,9 @@ class TransportResult:
         return plan
 
     def rounded_plan(self) -> Any:
-        """A dense plan with the marginals a and b to the last bits (Altschuler, Weed, Rigollet 2017, algorithm 2).
+        """A dense plan with the marginals a and b to the last bits of the cost's dtype.
+
+        Source: Altschuler, Weed, Rigollet 2017, algorithm 2.
 
         Rows, then columns that weigh too much are scaled down, and what is missing is added as a rank-one plan: it
         moves at most 2·marginal_error of mass. ValueError if that would use a forbidden pair, or without exact
@@ -299,7 +311,9 @@ class TransportResult:
         if not all(math.isinf(rho) for rho in problem.rho):
             raise ValueError("rounded_plan: only balanced plans have marginals to be rounded to")
         a, b = problem.core().weights(False), problem.core().weights(True)
-        plan = np.asarray(self._rows(0, len(a))) if 8 * a.size * b.size <= DENSE_LIMIT else np.asarray(self.dense())
+        if 8 * a.size * b.size > DENSE_LIMIT:
+            self.dense()  # says what it would take
+        plan = self._rows(0, len(a))
         with np.errstate(divide="ignore", invalid="ignore"):
             plan *= np.where(plan.sum(axis=1) > a, a / plan.sum(axis=1), 1.0)[:, None]
             plan *= np.where(plan.sum(axis=0) > b, b / plan.sum(axis=0), 1.0)[None, :]
@@ -315,7 +329,7 @@ class TransportResult:
                         f" ({i}, {j}); solve to a smaller tol"
                     )
             plan += np.outer(left, right / right.sum())
-        return _back(plan, self._like)
+        return _back(plan, self._like, problem.dtype)
 
     def detach(self) -> TransportResult:
         """The same result without the cost: small, and safe when the cost changes."""
@@ -344,8 +358,8 @@ class TransportResult:
         )
 
 
-def _back(value: Any, like: Any) -> Any:
-    """In the caller's framework: NumPy arrays and floats as they are, else a copy (0-d for numbers)."""
+def _back(value: Any, like: Any, dtype: str = "float64") -> Any:
+    """In the caller's framework: NumPy arrays (of the dtype) and floats as they are, else a copy (0-d for numbers)."""
     if like is None:
-        return value
-    return _core._like(like, np.asarray(value, dtype=np.float64))
+        return value.astype(dtype, copy=False) if isinstance(value, np.ndarray) else value
+    return _core._like(like, np.asarray(value, dtype=dtype))

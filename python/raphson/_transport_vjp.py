@@ -135,4 +135,4 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
         gradient["cost"] = cost_gradient
     else:
         gradient["x"], gradient["y"] = x_gradient, y_gradient
-    return {name: _back(value, result._like) for name, value in gradient.items()}
+    return {name: _back(value, result._like, problem.dtype) for name, value in gradient.items()}

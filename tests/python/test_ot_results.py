@@ -292,7 +292,23 @@ def test_vjp_refuses(problem):
         result.vjp(cost_bar=np.inf)
 
 
-# ---- frameworks --------------------------------------------------------------------------------------------
+# ---- dtypes and frameworks ----------------------------------------------------------------------------------
+def test_arrays_have_the_dtype_of_the_data(problem, rng):
+    a, b, cost = problem
+    result = sinkhorn(a, b, cost.astype(np.float32), 0.05)
+    assert result.plan.dtype == result.rounded_plan().dtype == np.float32
+    assert result.f.dtype == result.g.dtype == result.row_marginal.dtype == np.float64
+    assert isinstance(result.cost, float)
+    assert all(value.dtype == np.float32 for value in result.vjp(cost_bar=1.0).values())
+    assert result.apply(np.ones(52, np.float32)).dtype == np.float32
+    assert result.apply(np.ones(52)).dtype == np.float64
+    x, y = rng.random((9, 2), dtype=np.float32), rng.random((8, 2), dtype=np.float32)
+    cloud = sinkhorn(None, None, PointCloud(x, y), 0.1)
+    assert cloud.plan.dtype == cloud.map().dtype == np.float32
+    assert cloud.map(x.astype(float)).dtype == np.float64
+    assert sinkhorn(a, b, cost, 0.05).plan.dtype == np.float64
+
+
 def test_torch(torch, problem):
     a, b, cost = (torch.from_numpy(v) for v in problem)
     result = sinkhorn(a, b, cost, 0.05)
@@ -306,7 +322,9 @@ def test_torch(torch, problem):
     assert isinstance(result.apply(b), torch.Tensor)
     assert isinstance(result.vjp(objective_bar=1.0)["cost"], torch.Tensor)
     points = torch.randn(10, 2, dtype=torch.float32)
-    assert isinstance(sinkhorn(None, None, PointCloud(points, points + 1), 0.5).map(), torch.Tensor)
+    mapped = sinkhorn(None, None, PointCloud(points, points + 1), 0.5).map()
+    assert isinstance(mapped, torch.Tensor)
+    assert mapped.dtype == torch.float32
     with pytest.raises(TypeError, match="numpy"):
         sinkhorn(problem[0], b, cost, 0.05)
 

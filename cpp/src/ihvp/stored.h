@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "common/simd.h"
+#include "common/simd_double.h"
 
 RAPHSON_ISA_BEGIN
 
@@ -42,10 +42,7 @@ inline double to_double(std::int8_t x) { return static_cast<double>(x); }
 
 constexpr int pd = Vec<double>::width;
 
-RAPHSON_FORCE_INLINE Vec<double> load_wide(const double* p) { return load(p); }
-
 #if defined(RAPHSON_SIMD_AVX512)
-RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) { return {_mm512_cvtps_pd(_mm256_loadu_ps(p))}; }
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const bfloat16* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return {_mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)))};
@@ -58,7 +55,6 @@ RAPHSON_FORCE_INLINE Vec<double> load_wide(const std::int8_t* p) {
     return {_mm512_cvtepi32_pd(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
 }
 #elif defined(RAPHSON_SIMD_AVX2)
-RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const bfloat16* p) {
     const __m128i wide = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
     return {_mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(wide, 16)))};
@@ -75,9 +71,6 @@ RAPHSON_FORCE_INLINE Vec<double> load_wide(const half* p) {
 #define RAPHSON_HAS_HALF_LOAD 1
 #endif
 #elif defined(RAPHSON_SIMD_SSE)
-RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) {
-    return {_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
-}
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const bfloat16* p) {
     int two;
     std::memcpy(&two, p, sizeof two);
@@ -88,8 +81,6 @@ RAPHSON_FORCE_INLINE Vec<double> load_wide(const std::int8_t* p) {
     std::memcpy(&two, p, sizeof two);
     return {_mm_cvtepi32_pd(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(two)))};
 }
-#elif defined(RAPHSON_SIMD_NEON)
-RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) { return {vcvt_f64_f32(vld1_f32(p))}; }
 #endif
 
 // Whatever has no instruction of its own, lane by lane.
@@ -104,15 +95,6 @@ RAPHSON_FORCE_INLINE Vec<double> load_wide_part(const S* p, int count) {
     double lanes[pd] = {};
     for (int l = 0; l < count; ++l) lanes[l] = to_double(p[l]);
     return load(lanes);
-}
-
-RAPHSON_FORCE_INLINE double sum_lanes(Vec<double> x) {
-    double lanes[pd];
-    store(lanes, x);
-    for (int width = pd / 2; width > 0; width /= 2) {
-        for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-    }
-    return lanes[0];
 }
 
 RAPHSON_ISA_END

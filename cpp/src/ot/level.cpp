@@ -297,6 +297,13 @@ void Level::lost_columns(std::vector<double>& log_columns) {
 // ---- the kernel domain -------------------------------------------------------------------------------------------------
 bool Level::kernel_allowed() const { return problem_.cost.is_dense() && !kernel_refused_; }
 
+CostBlock Level::kernel_rows(std::int64_t block) const {
+    const std::int64_t begin = block_begin(block);
+    const DType type = problem_.cost.dense.type;
+    const char* first = static_cast<const char*>(kernel_.get()) + begin * kernel_stride_ * itemsize(type);
+    return {type, first, kernel_stride_, block_begin(block + 1) - begin, m()};
+}
+
 void Level::drop_kernel() { kernel_ready_ = false; }
 
 bool Level::sweep_kernel() {
@@ -315,11 +322,9 @@ bool Level::sweep_kernel() {
     const OtTable& table = kernels().ot;
     std::fill(partials_.begin(), partials_.end(), 0.0);
     parallel_for(blocks_, [&](std::int64_t block) {
-        const std::int64_t begin = block_begin(block), end = block_begin(block + 1);
-        const DType type = problem_.cost.dense.type;
+        const std::int64_t begin = block_begin(block);
         KernelBlock b{};
-        b.kernel = {type, static_cast<const char*>(kernel_.get()) + begin * kernel_stride_ * itemsize(type), kernel_stride_,
-                    end - begin, m()};
+        b.kernel = kernel_rows(block);
         b.x = multiplier_.data();
         b.coefficient = problem_.a.data() + begin;
         b.exponent = exponent_a_;
@@ -366,11 +371,9 @@ void Level::linear_kernel(const double* x, const double* coefficient, double* t,
     const OtTable& table = kernels().ot;
     std::fill(partials_.begin(), partials_.end(), 0.0);
     parallel_for(blocks_, [&](std::int64_t block) {
-        const std::int64_t begin = block_begin(block), end = block_begin(block + 1);
-        const DType type = problem_.cost.dense.type;
+        const std::int64_t begin = block_begin(block);
         KernelBlock b{};
-        b.kernel = {type, static_cast<const char*>(kernel_.get()) + begin * kernel_stride_ * itemsize(type), kernel_stride_,
-                    end - begin, m()};
+        b.kernel = kernel_rows(block);
         b.x = x;
         b.coefficient = coefficient + begin;
         b.linear = true;

@@ -87,6 +87,7 @@ private:
     void run_log(bool update, bool keep, double* cost, SparsePlan* sparse);
     void linear_log(const double* x, const double* coefficient, double* t, double* y);
     void linear_kernel(const double* x, const double* coefficient, double* t, double* y);
+    CostBlock kernel_rows(std::int64_t block) const;
     void find_error(bool rows_too);
     void lost_columns(std::vector<double>& log_columns);
 

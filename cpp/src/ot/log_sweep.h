@@ -14,15 +14,6 @@ constexpr int wide = Vec<double>::width;
 constexpr std::int64_t prefetched = 256;  // columns ahead
 constexpr double far_off_low = 1e-100, far_off_high = 1e100;
 
-inline double sum_lanes(Vec<double> x) {
-    double lanes[wide];
-    store(lanes, x);
-    for (int step = wide / 2; step > 0; step /= 2) {
-        for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-    }
-    return lanes[0];
-}
-
 // e[r·apart + j] = exp(u[r] + ψ[j] − C[r][j]/reg), and its sum over j, of R rows at once: R independent chains.
 // psi2 = ψ·log₂e.
 template <int R, class T>
