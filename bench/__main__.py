@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from bench import accuracy, ihvp, muon, newton_schulz, ot, overhead
+from bench import accuracy, ihvp, muon, newton_schulz, ot, overhead, sketch
 
-SUITES = {module.__name__.split(".")[-1]: module for module in (accuracy, ihvp, newton_schulz, muon, ot, overhead)}
+MODULES = (accuracy, ihvp, newton_schulz, muon, ot, overhead, sketch)
+SUITES = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
 def main() -> int:

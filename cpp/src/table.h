@@ -9,6 +9,7 @@
 #include "newton_schulz/elementwise.h"
 #include "newton_schulz/passes.h"
 #include "ot/passes.h"
+#include "sketch/passes.h"
 
 namespace raphson {
 
@@ -21,6 +22,7 @@ struct KernelTable {
     const ElementwiseTable& elementwise;  // newton_schulz, the rest of it
     const IhvpTable& ihvp;
     const OtTable& ot;
+    const SketchTable& sketch;
 };
 
 // The best table that this CPU and RAPHSON_ISA allow, chosen once. std::invalid_argument for an unknown RAPHSON_ISA.
