@@ -9,9 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "ot/level.h"
 #include "ot/passes.h"
 #include "ot/problem.h"
 #include "ot/queries.h"
+#include "ot/schur.h"
 #include "raphson/ot.h"
 #include "raphson/runtime.h"
 #include "support.h"
@@ -405,6 +407,78 @@ struct Balanced {
 };
 
 }  // namespace
+
+TEST_CASE("ot: the Newton system of the large entries, with the others lumped") {
+    for (const double rho : {infinity, 2.0}) {
+        const Balanced given(23, 30);
+        TransportCost rows;
+        rows.dense = {DType::float64, given.cost.data(), 30, 23, 30};
+        const TransportProblem problem =
+            make_problem("test", rows, scan_cost("test", rows, true), given.a, given.b, 0.05, rho, rho, 1e-9);
+        Level level(problem);
+        SparsePlan plan;
+        level.reserve(plan, 23 * 30);
+        plan.threshold = 2e-3;  // most entries are dropped
+        level.sweep();
+        level.update_columns();
+        level.sweep(&plan);
+        REQUIRE(plan.count > 23);
+        REQUIRE(plan.count < 23 * 30 / 2);
+        // T as it stands for the dropped entries too: their row and column sums as a plan of rank one
+        std::vector<std::vector<Real>> t(23, std::vector<Real>(30, 0));
+        std::vector<Real> p(23), q(30);
+        Real total = 0;
+        for (int i = 0; i < 23; ++i) p[i] = level.target_row(i);
+        for (int j = 0; j < 30; ++j) q[j] = level.columns[j];
+        const SparsePlan::Piece& piece = plan.pieces[0];
+        const auto* index = static_cast<const std::int32_t*>(piece.index.get());
+        const auto* value = static_cast<const double*>(piece.value.get());
+        for (std::int64_t i = 0, k = 0; i < 23; ++i) {
+            for (; k < piece.row_end[i]; ++k) {
+                t[i][index[k]] = value[k];
+                p[i] -= value[k];
+                q[index[k]] -= value[k];
+            }
+            total += p[i];
+        }
+        for (int i = 0; i < 23; ++i) {
+            for (int j = 0; j < 30; ++j) t[i][j] += p[i] * q[j] / total;
+        }
+        const Real kappa = std::isinf(rho) ? 0 : 0.05 / rho;
+        std::vector<std::vector<Real>> s(30, std::vector<Real>(30, 0));
+        for (int j = 0; j < 30; ++j) {
+            s[j][j] = level.columns[j] + kappa * level.target_column(j);
+            for (int k = 0; k < 30; ++k) {
+                for (int i = 0; i < 23; ++i) s[j][k] -= t[i][j] * t[i][k] / (level.target_row(i) * (1 + kappa));
+            }
+        }
+        Schur schur(level, &plan);
+        std::vector<double> x(static_cast<std::size_t>(level.padded()), 0.0), y(x), rhs(x), solution(x);
+        support::Random random{7};
+        for (int j = 0; j < 30; ++j) x[j] = random.normal();
+        schur.apply(x.data(), y.data());
+        for (int j = 0; j < 30; ++j) {
+            Real expected = 0, of_ones = 0;
+            for (int k = 0; k < 30; ++k) {
+                expected += s[j][k] * x[k];
+                of_ones += s[j][k];
+            }
+            CHECK(std::fabs(y[j] - static_cast<double>(expected)) < 1e-14);
+            if (std::isinf(rho)) CHECK(std::fabs(static_cast<double>(of_ones)) < 1e-15);  // the null vector is exact
+        }
+        for (int j = 0; j < 30; ++j) rhs[j] = y[j];
+        const CgOutcome plain = schur.solve(rhs.data(), solution.data(), 1e-15, 200);
+        CHECK(plain.iterations > 5);
+        std::vector<double> memory;
+        REQUIRE(schur.factor(memory));
+        const CgOutcome factored = schur.solve(rhs.data(), solution.data(), 1e-13, 200);
+        CHECK(factored.iterations <= 2);
+        double shift = 0;
+        for (int j = 0; j < 30; ++j) shift += (x[j] - solution[j]) / 30;
+        if (!std::isinf(rho)) CHECK(std::fabs(shift) < 1e-11);
+        for (int j = 0; j < 30; ++j) CHECK(std::fabs(x[j] - solution[j] - (std::isinf(rho) ? shift : 0)) < 1e-10);
+    }
+}
 
 TEST_CASE("ot: every method finds the plan of alternating scaling") {
     const Balanced p(31, 45);

@@ -285,6 +285,33 @@ def test_a_warm_start_is_honoured(method):
     np.testing.assert_allclose(near.plan, cold.plan, atol=1e-8)
 
 
+@pytest.mark.parametrize("reg", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("kind", ["uniform", "line", "points"])
+def test_a_useless_start_at_a_small_regularisation(kind, reg):
+    """From where Newton steps alone do not arrive, the continuation does."""
+    a, b, cost = instance(150, 140, kind=kind)
+    for g in (np.zeros(140), np.random.default_rng(3).standard_normal(140)):
+        check(a, b, cost, reg, sinkhorn(a, b, cost, reg, init=(None, g)))
+
+
+def grid(side, metric):
+    pixels = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2)
+    difference = pixels[:, None] - pixels[None]
+    cost = (difference**2).sum(-1) if metric == "squared" else np.abs(difference).sum(-1)
+    rng = np.random.default_rng(1)
+    a, b = rng.random(side * side) ** 4 + 1e-3, rng.random(side * side) ** 4 + 1e-3
+    return a / a.sum(), b / b.sum(), cost / cost.max()
+
+
+@pytest.mark.parametrize(("metric", "reg", "most"), [("squared", 1e-3, 40), ("squared", 1e-5, 100), ("L1", 1e-3, 70)])
+def test_images_take_few_sweeps(metric, reg, most):
+    """Integer costs have ties, and plans that are nearly forests: where Sinkhorn crawls, and Newton stalls from afar."""
+    a, b, cost = grid(12, metric)
+    result = sinkhorn(a, b, cost, reg)
+    check(a, b, cost, reg, result)
+    assert result.iterations <= most
+
+
 def test_a_bad_start_does_no_harm():
     a, b, cost = instance(30, 40)
     rng = np.random.default_rng(0)

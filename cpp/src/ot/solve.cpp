@@ -167,7 +167,7 @@ bool Run::newton_step(double goal, bool dense) {
         if (advance(!dense, goal)) return true;
         double now = 0;
         for (std::int64_t j = 0; j < m; ++j) now += (level_.target_column(j) - level_.columns[j]) * d[j];
-        if (now >= -0.5 * slope || level_.error() <= goal) break;
+        if (now >= -0.5 * slope || level_.error() <= 2 * error) break;
         alpha *= std::clamp(slope / (slope - now), 0.1, 0.7);
     }
     ++solution_.newton_iterations;
@@ -246,16 +246,19 @@ Run::Outcome Run::reach(double goal, int patient) {
 
 void Run::automatic() {
     const double span = problem_.highest_cost - problem_.lowest_cost;
-    std::vector<double> regs;
-    const bool warm = options_.f != nullptr || options_.g != nullptr;
-    if (!warm) {
-        for (double reg = problem_.reg; reg < first_reg * span;
-             reg /= reg < fine_below * span ? fine_factor : coarse_factor) {
-            regs.push_back(reg);
-        }
-        std::reverse(regs.begin(), regs.end());
+    if (options_.f != nullptr || options_.g != nullptr) {  // a warm start, until it proves none
+        const Outcome outcome = reach(options_.tol, level_sweeps);
+        if (outcome == Outcome::reached) solution_.status = Status::converged;
+        if (outcome != Outcome::struggling) return;
+        std::fill(level_.u.begin(), level_.u.end(), 0.0);
+        level_.psi = level_.log_b();
     }
-    if (regs.empty() || regs.back() != problem_.reg) regs.assign(1, problem_.reg);
+    std::vector<double> regs;
+    for (double reg = problem_.reg; reg < first_reg * span; reg /= reg < fine_below * span ? fine_factor : coarse_factor) {
+        regs.push_back(reg);
+    }
+    std::reverse(regs.begin(), regs.end());
+    if (regs.empty()) regs.assign(1, problem_.reg);
     std::vector<double> older, old;  // g at the last two levels
     double older_reg = 0, old_reg = 0, goal = problem_.reg < level_below * span ? level_goal : loose_goal;
     for (std::size_t k = 0; k < regs.size();) {
