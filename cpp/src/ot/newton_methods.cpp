@@ -62,8 +62,8 @@ void Run::move(const std::vector<double>& start, const std::vector<double>& d, d
 
 bool Run::warm_up(int sweeps) {
     for (int k = 0; k < sweeps; ++k) {
-        if (advance(false, options_.tol)) return false;
-        if (level_.error() <= options_.tol) break;
+        if (advance(false, goal_)) return false;
+        if (level_.error() <= goal_) break;
         if (k + 1 == sweeps) break;
         level_.update_columns();
         if (k == 0) gauge();
@@ -75,7 +75,7 @@ void Run::sns() {
     if (!warm_up(sns_warm_up)) return;
     const std::int64_t size = std::max(level_.n(), level_.m());
     std::vector<double> d(static_cast<std::size_t>(level_.padded()), 0.0);
-    while (level_.error() > options_.tol) {
+    while (level_.error() > goal_) {
         if (give_up()) return;
         // the pattern, from a sweep of its own at these potentials
         double mass = 0;
@@ -91,7 +91,7 @@ void Run::sns() {
         bool accepted = false;
         for (int trial = 0; trial < 20 && slope > 0 && !accepted; ++trial, alpha /= 2) {
             move(start, d, alpha);
-            if (advance(false, options_.tol)) return;
+            if (advance(false, goal_)) return;
             const bool drowned = level_.error() < error && alpha * slope < 1e-12 * std::abs(value);
             accepted = drowned || level_.semi_dual() <= value - 1e-4 * alpha * slope;  // Armijo, while values tell
         }
@@ -113,7 +113,7 @@ void Run::ssns() {
     const double size = static_cast<double>(std::max(level_.n(), level_.m()));
     std::vector<double> d(static_cast<std::size_t>(level_.padded()), 0.0);
     double mu = 1;
-    while (level_.error() > options_.tol) {
+    while (level_.error() > goal_) {
         if (give_up()) return;
         double norm = 0;
         for (std::int64_t j = 0; j < level_.m(); ++j) {
@@ -132,7 +132,7 @@ void Run::ssns() {
         for (const double alpha : {1.0, 0.5, 0.25, 0.1}) {
             if (!(slope > 0)) break;
             move(start, d, alpha);
-            if (advance(false, options_.tol)) return;
+            if (advance(false, goal_)) return;
             const double now = level_.semi_dual();
             const bool drowned = alpha * slope < 1e-12 * std::abs(value) && level_.error() < error;
             if (now < best_value || drowned) {

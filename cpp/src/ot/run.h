@@ -49,10 +49,12 @@ private:
     std::vector<double> factor_;
     bool plan_fits_ = true, plan_ready_ = false;
     bool over_ = false;
+    double goal_;  // a little below the tolerance: what is returned is rounded, and measured after that
     double floor_;
     double best_ = 0;
     int idle_ = 0;  // sweeps since the error last fell by a tenth
     int last_cg_ = 0;
+    int rescues_ = 0, sweeps_only_ = 0;
     TransportSolution solution_;
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };

@@ -25,12 +25,12 @@ constexpr double first_reg = 0.05, coarse_factor = 0.25, fine_factor = 0.5, fine
                  level_goal = 1e-4, level_below = 2e-3, careful_goal = 1e-7, smallest_step = 0.9;
 constexpr double dropped_share = 1e-2;  // entries of the plan below this share of error/n are lumped
 constexpr std::int64_t largest_factor = 2048, most_entries = 32000000;
-constexpr int level_sweeps = 30, patience = 60, patience_at_floor = 12;
+constexpr int rescue_sweeps = 100, most_rescues = 4, level_sweeps = 30, patience = 60, patience_at_floor = 12;
 
 }  // namespace
 
 Run::Run(const TransportProblem& problem, const TransportOptions& options)
-    : problem_(problem), options_(options), level_(problem) {
+    : problem_(problem), options_(options), level_(problem), goal_(0.8 * options.tol) {
     const double span = std::max(std::abs(problem.highest_cost), std::abs(problem.lowest_cost)) / problem.reg;
     double mass = 0;
     for (double a : problem.a) mass += a;
@@ -87,6 +87,11 @@ bool Run::give_up() {
     if (++idle_ <= (at_floor ? patience_at_floor : patience)) return false;
     if (level_.has_kernel()) {  // perhaps only its entries' rounding is in the way
         level_.refuse_kernel();
+        best_ = 0;
+        return false;
+    }
+    if (!at_floor && rescues_ < most_rescues) {  // plain sweeps, slow but sure, and on from there
+        sweeps_only_ = rescue_sweeps << rescues_++;
         best_ = 0;
         return false;
     }
@@ -215,7 +220,8 @@ Run::Outcome Run::reach(double goal, int patient) {
         moved_by_sinkhorn = false;
         const double sweeps = std::log(goal / error) / std::log(rate);
         const double by_sinkhorn = sweeps * n * m * (level_.has_kernel() ? kernel_entry : log_entry);
-        const bool newton = moves >= 2 && newton_cost(error, goal, rate) < by_sinkhorn;
+        if (sweeps_only_ > 0 && --sweeps_only_ > 0) best_ = 0;
+        const bool newton = sweeps_only_ == 0 && moves >= 2 && newton_cost(error, goal, rate) < by_sinkhorn;
         if (newton && !level_.has_kernel() && !plan_ready_ && plan_fits_) {
             if (advance(true, goal)) return Outcome::over;  // at the same potentials: the plan's large entries
         }
@@ -247,7 +253,7 @@ Run::Outcome Run::reach(double goal, int patient) {
 void Run::automatic() {
     const double span = problem_.highest_cost - problem_.lowest_cost;
     if (options_.f != nullptr || options_.g != nullptr) {  // a warm start, until it proves none
-        const Outcome outcome = reach(options_.tol, level_sweeps);
+        const Outcome outcome = reach(goal_, level_sweeps);
         if (outcome == Outcome::reached) solution_.status = Status::converged;
         if (outcome != Outcome::struggling) return;
         std::fill(level_.u.begin(), level_.u.end(), 0.0);
@@ -272,7 +278,7 @@ void Run::automatic() {
             }
         }
         const bool last = k + 1 == regs.size(), divisible = !old.empty() && reg < smallest_step * old_reg;
-        const Outcome outcome = reach(last ? options_.tol : std::max(options_.tol, goal), divisible ? level_sweeps : options_.max_iter);
+        const Outcome outcome = reach(last ? goal_ : std::max(options_.tol, goal), divisible ? level_sweeps : options_.max_iter);
         if (outcome == Outcome::over) return;
         if (outcome == Outcome::struggling) {  // again from the last level, solved well this time, and in smaller steps
             if (goal > careful_goal) {
@@ -303,13 +309,13 @@ void Run::automatic() {
 }
 
 void Run::sinkhorn() {
-    if (advance(false, options_.tol)) return;
+    if (advance(false, goal_)) return;
     for (int moves = 0;; ++moves) {
-        if (level_.error() <= options_.tol) {
+        if (level_.error() <= goal_) {
             if (!level_.has_kernel()) break;
             level_.drop_kernel();
-            if (advance(false, options_.tol)) return;
-            if (level_.error() > options_.tol) level_.refuse_kernel();
+            if (advance(false, goal_)) return;
+            if (level_.error() > goal_) level_.refuse_kernel();
             continue;
         }
         if (level_.error() < 100 * floor_ && give_up()) return;  // slow is not stalled: it goes on to max_iter
@@ -318,7 +324,7 @@ void Run::sinkhorn() {
         if (moves == 2 && level_.kernel_allowed()) {
             level_.sweep(nullptr, true);
             if (done(TransportStage::sinkhorn)) return;
-        } else if (advance(false, options_.tol)) {
+        } else if (advance(false, goal_)) {
             return;
         }
     }
