@@ -305,8 +305,8 @@ def grid(side, metric):
 
 @pytest.mark.parametrize(("metric", "reg", "most"), [("squared", 1e-3, 40), ("squared", 1e-5, 100), ("L1", 1e-3, 70)])
 def test_images_take_few_sweeps(metric, reg, most):
-    """Integer costs have ties, and plans that are nearly forests: where Sinkhorn crawls, and Newton stalls from
-    afar.""" a, b, cost = grid(12, metric)
+    """Integer costs have ties, and plans nearly forests: Sinkhorn crawls there, and Newton stalls from afar."""
+    a, b, cost = grid(12, metric)
     result = sinkhorn(a, b, cost, reg)
     check(a, b, cost, reg, result)
     assert result.iterations <= most
