@@ -1,15 +1,16 @@
 #include <pybind11/numpy.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "bindings.h"
 #include "raphson/sketch.h"
+#include "rows.h"
+#include "sketch/sweep.h"
 #include "tensor.h"
 
 namespace raphson::bindings {
 namespace {
-
-using Doubles = py::array_t<double, py::array::c_style>;
 
 template <class T>
 TensorView<T> view(const py::array& from) {
@@ -43,6 +44,33 @@ py::tuple entries(const SparseSign& s, std::int64_t first, std::int64_t n) {
     return py::make_tuple(row, sign);
 }
 
+py::dict solve(const Rows& a, const Doubles& b, bool single, double ridge, double rcond, int method, double tol, int max_iter,
+               std::uint64_t seed, std::int64_t rows) {
+    LstsqOptions options;
+    options.ridge = ridge;
+    options.rcond = rcond;
+    options.method = static_cast<LstsqMethod>(method);
+    options.tol = tol;
+    options.max_iter = max_iter;
+    options.seed = seed;
+    options.sketch_rows = rows;
+    const double* right = b.data();
+    const std::int64_t k = b.shape(1);
+    LstsqResult r;
+    run_released(20 * a.size(), [&] { r = lstsq(a.source(), right, k, single ? DType::float32 : DType::float64, options); });
+    py::dict d;
+    d["x"] = Doubles({static_cast<py::ssize_t>(a.source().cols), static_cast<py::ssize_t>(k)}, r.x.data());
+    d["residual_norm"] = Doubles(static_cast<py::ssize_t>(k), r.residual_norm.data());
+    d["backward_error"] = Doubles(static_cast<py::ssize_t>(k), r.backward_error.data());
+    d["rank"] = r.rank;
+    d["cond"] = r.cond;
+    d["iterations"] = r.iterations;
+    d["sweeps"] = r.sweeps;
+    d["status"] = to_string(r.status);
+    d["method"] = to_string(r.method);
+    return d;
+}
+
 }  // namespace
 
 void bind_sketch(py::module_& m) {
@@ -51,6 +79,20 @@ void bind_sketch(py::module_& m) {
         .def("add", add)
         .def("adjoint", adjoint)
         .def("entries", entries);
+    m.def("lstsq", solve);
+    // For the bench and the tests: Aᵀ(A v) for the rows of v (k × cols), in one read.
+    m.def("_normal", [](const Rows& a, const Doubles& v) {
+        Doubles out({v.shape(0), v.shape(1)});
+        Sweep what;
+        what.v = v.data();
+        what.in = what.outs = static_cast<int>(v.shape(0));
+        what.out = out.mutable_data();
+        what.stride = v.shape(1);
+        run_released(20 * a.size(), [&] {
+            sweep(a.source(), what, [&](std::int64_t, std::int64_t rows, const double* t, double* u, double*) { std::copy_n(t, rows * what.in, u); });
+        });
+        return out;
+    });
 }
 
 }  // namespace raphson::bindings

@@ -9,7 +9,9 @@
 #include "newton_schulz/elementwise.h"
 #include "newton_schulz/passes.h"
 #include "ot/passes.h"
+#include "sketch/core.h"
 #include "sketch/passes.h"
+#include "sketch/sweep_passes.h"
 
 namespace raphson {
 
@@ -23,6 +25,8 @@ struct KernelTable {
     const IhvpTable& ihvp;
     const OtTable& ot;
     const SketchTable& sketch;
+    const SketchCoreTable& sketch_core;
+    const SweepTable& sweep;  // over tall matrices: sketch and newton
 };
 
 // The best table that this CPU and RAPHSON_ISA allow, chosen once. std::invalid_argument for an unknown RAPHSON_ISA.

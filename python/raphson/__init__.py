@@ -8,8 +8,10 @@ from raphson import _core
 from raphson._config import build_info, get_num_threads, set_num_threads
 from raphson._results import ConvergenceWarning
 from raphson.ihvp import FisherInverse, GradientWindow
+from raphson.newton import fit_glm
 from raphson.newton_schulz import orthogonalize, orthogonalize_many
 from raphson.ot import PointCloud, sinkhorn
+from raphson.sketch import lstsq
 
 __version__: str = _core.build_info()["version"]  # not ours: that one looks for CUDA
 
@@ -20,7 +22,9 @@ __all__ = [
     "PointCloud",
     "__version__",
     "build_info",
+    "fit_glm",
     "get_num_threads",
+    "lstsq",
     "orthogonalize",
     "orthogonalize_many",
     "set_num_threads",

@@ -1,6 +1,6 @@
 """Types of the compiled core; kept by hand, since its arguments are any array."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -160,6 +160,57 @@ class SparseSign:
     def adjoint(self, b: npt.NDArray[Any], first: int, out: npt.NDArray[Any]) -> None: ...
     def entries(self, first: int, n: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]: ...
 
+class Rows:
+    @staticmethod
+    def dense(values: npt.NDArray[Any]) -> Rows: ...
+    @staticmethod
+    def compressed(
+        values: npt.NDArray[Any], starts: npt.NDArray[np.int64], index: npt.NDArray[np.int32], cols: int
+    ) -> Rows: ...
+    @staticmethod
+    def blocks(make: Callable[[], Iterable[Rows]], rows: int, cols: int) -> Rows: ...
+
+def lstsq(
+    a: Rows,
+    b: Doubles,
+    single: bool,
+    ridge: float,
+    rcond: float,
+    method: int,
+    tol: float,
+    max_iter: int,
+    seed: int,
+    rows: int,
+) -> dict[str, Any]: ...
+def _normal(a: Rows, v: Doubles) -> Doubles: ...
+def fit_glm(
+    x: Rows,
+    y: Doubles,
+    weight: Doubles | None,
+    offset: Doubles | None,
+    classes: int,
+    family: int,
+    method: int,
+    ridge: float,
+    intercept: bool,
+    tol: float,
+    max_iter: int,
+    init: Doubles | None,
+    seed: int,
+    single: bool,
+    callback: Callable[..., bool] | None,
+) -> dict[str, Any]: ...
+def glm_information(
+    x: Rows,
+    y: Doubles,
+    weight: Doubles | None,
+    offset: Doubles | None,
+    classes: int,
+    family: int,
+    ridge: float,
+    intercept: bool,
+    coef: Doubles,
+) -> Doubles: ...
 def _as_numpy(array: Any, function: str, argument: str) -> npt.NDArray[Any]: ...
 def _like(like: Any, values: npt.NDArray[Any]) -> Any: ...
 def _is_numpy(array: Any) -> bool: ...

@@ -1,26 +1,26 @@
-"""Random embeddings: matrices S with E[SᵀS] = I that shorten tall matrices."""
+"""Random embeddings: matrices S with E[SᵀS] = I that shorten tall matrices, and least squares by them."""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._lstsq import LstsqResult, lstsq
+from raphson._rows import Blocks, is_blocks, is_sparse
 from raphson._seed import Seed, as_key
 from raphson._transport import _back
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array  # type: ignore[import-untyped]
 
-__all__ = ["CountSketch", "SparseSign"]
+__all__ = ["CountSketch", "LstsqResult", "SparseSign", "lstsq"]
 
 Doubles = npt.NDArray[np.float64]
-Blocks = Callable[[], Iterable[Any]]
 
 
 class SparseSign:
@@ -103,9 +103,9 @@ class SparseSign:
         """
         function = f"{self._name}.apply"
         w = None if weights is None else self._weights(weights, function)
-        if hasattr(A, "tocsr") and hasattr(A, "nnz"):
+        if is_sparse(A):
             return self._apply_sparse(A, w, out, function)
-        if callable(A) and not hasattr(A, "__dlpack__") and not hasattr(A, "__array__"):
+        if is_blocks(A):
             return self._apply_blocks(A, w, out, function)
         view = self._rows_of(A, function)
         if view.shape[0] != self._cols:

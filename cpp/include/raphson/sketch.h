@@ -1,8 +1,11 @@
-// Random embeddings: matrices S (rows × cols) with E[SᵀS] = I that shorten tall matrices.
+// Random embeddings: matrices S (rows × cols) with E[SᵀS] = I that shorten tall matrices; least squares by them.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
+#include "raphson/rows.h"
+#include "raphson/status.h"
 #include "raphson/view.h"
 
 namespace raphson {
@@ -36,5 +39,44 @@ private:
     int nnz_;
     std::uint64_t seed_;
 };
+
+enum class LstsqMethod : std::uint8_t {
+    automatic,  // the cheaper of direct and sketch, by the shape; cg for compressed rows too wide for a dense triangle
+    direct,     // Householder QR of A
+    sketch,     // SPIR: preconditioner and start from a sketch, two or more refinements by conjugate gradients
+    fossils,    // the same by heavy-ball steps
+    cg,         // conjugate gradients on columns scaled to norm 1
+};
+const char* to_string(LstsqMethod method);
+
+struct LstsqOptions {
+    double ridge = 0;
+    double rcond = -1;  // relative cut of singular values; < 0: ε·max(30, columns), of A with its columns at norm 1
+    LstsqMethod method = LstsqMethod::automatic;
+    double tol = -1;  // of backward_error; < 0: 1e-15, or 1e-6 where x is rounded to float32
+    int max_iter = 100;  // steps of one refinement
+    std::uint64_t seed = 0;
+    std::int64_t sketch_rows = 0;  // 0: chosen
+};
+
+struct LstsqResult {
+    std::vector<double> x;               // columns of A × columns of b, row major
+    std::vector<double> residual_norm;   // ‖b − A x‖ for every column of b, without the ridge
+    std::vector<double> backward_error;  // for every column: Karlson and Waldén's estimate over ‖A‖_F, measured on x
+    std::int64_t rank = 0;
+    double cond = 0;      // an estimate of the condition of A (with the ridge), of its kept part where it was cut
+    int iterations = 0;   // steps, all columns and refinements
+    int sweeps = 0;       // reads of A
+    Status status = Status::converged;
+    LstsqMethod method = LstsqMethod::direct;  // the one that ran
+};
+
+// min ‖A x − b‖² + ridge‖x‖² for every column of b (rows of A × k, contiguous); the solution of least norm where there are
+// several. x is rounded to `precision` before it is measured. std::invalid_argument: shapes, NaN or Inf, ridge < 0.
+LstsqResult lstsq(const RowSource& a, const double* b, std::int64_t k, DType precision, const LstsqOptions& options = {});
+
+// b: (rows,) or (rows, k), contiguous.
+template <class T>
+LstsqResult lstsq(TensorView<const T> a, TensorView<const T> b, const LstsqOptions& options = {});
 
 }  // namespace raphson

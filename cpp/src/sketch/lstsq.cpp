@@ -1,0 +1,563 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "common/threads.h"
+#include "raphson/sketch.h"
+#include "sketch/sweep.h"
+#include "table.h"
+
+namespace raphson {
+namespace {
+
+using std::int64_t;
+
+constexpr double eps = std::numeric_limits<double>::epsilon();
+constexpr int64_t sketch_factor = 12;     // rows of a sketch a column of A
+constexpr int64_t direct_factor = 40;     // up to so many rows a column, QR of A itself is cheaper
+constexpr double direct_flops = 2e7;      // and up to so many flops
+constexpr int64_t widest_sparse = 4096;   // columns of a compressed matrix whose triangle is formed
+constexpr int sketch_nnz = 8;
+constexpr int most_refinements = 6;
+
+double norm(const double* x, int64_t n) {
+    double sum = 0;
+    for (int64_t j = 0; j < n; ++j) sum += x[j] * x[j];
+    return std::sqrt(sum);
+}
+double dot(const std::vector<double>& x, const std::vector<double>& y) {
+    double sum = 0;
+    for (std::size_t j = 0; j < x.size(); ++j) sum += x[j] * y[j];
+    return sum;
+}
+
+// Dense copy of rows of a block with b's columns beside them, to `to` (rows × (n + k)).
+template <class T>
+void densify(const RowBlock& block, const double* b, int64_t k, double* to) {
+    const T* const values = static_cast<const T*>(block.values);
+    const int64_t n = block.cols, p = n + k;
+    for (int64_t i = 0; i < block.rows; ++i) {
+        double* const row = to + i * p;
+        if (block.starts == nullptr) {
+            for (int64_t j = 0; j < n; ++j) row[j] = static_cast<double>(values[i * block.stride + j]);
+        } else {
+            std::fill_n(row, n, 0.0);
+            for (int64_t q = block.starts[i]; q < block.starts[i + 1]; ++q) row[block.index[q]] += static_cast<double>(values[q]);
+        }
+        for (int64_t j = 0; j < k; ++j) row[n + j] = b[i * k + j];
+    }
+}
+void densify(const RowBlock& block, const double* b, int64_t k, double* to) {
+    block.type == DType::float64 ? densify<double>(block, b, k, to) : densify<float>(block, b, k, to);
+}
+
+// One problem under way. In y = M⁻¹x, M = R⁻¹ or V Σ⁻¹, the columns of A are nearly orthonormal.
+class Solver {
+public:
+    Solver(const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options)
+        : a_(a), b_(b), k_(k), n_(a.cols), precision_(precision), options_(options) {
+        tol_ = options.tol >= 0 ? options.tol : precision == DType::float64 ? 1e-15 : 1e-6;
+        result_.x.assign(static_cast<std::size_t>(n_ * k), 0.0);
+        result_.residual_norm.assign(static_cast<std::size_t>(k), 0.0);
+        result_.backward_error.assign(static_cast<std::size_t>(k), 0.0);
+        result_.rank = n_;
+        result_.cond = 1;
+    }
+
+    LstsqResult run();
+
+private:
+    LstsqMethod choose() const;
+    void wide();
+    void triangle_of_sketch();
+    void triangle_of_rows();
+    void use_triangle();
+    void scale_columns();
+    void start(int64_t column, double* x) const;
+    void refine(int64_t column, double* x);
+    // z = Aᵀ(b − A x) − ridge·x in one read; gives ‖b − A x‖.
+    double residual(int64_t column, const double* x, double* z);
+    void normal(const double* q, double* w);  // w = AᵀA q + ridge·q in one read
+    void to_x(const std::vector<double>& y, double* x) const;    // x = M y
+    void to_y(const double* z, std::vector<double>& y) const;    // y = Mᵀ z
+    void from_y(const std::vector<double>& y, double* z) const;  // z = M⁻ᵀ y, inside the range of M
+    void prepare_error(double x_norm, double r_norm);
+    double backward_error(const std::vector<double>& z, double x_norm, double r_norm) const;
+    void conjugate_gradients(const std::vector<double>& c, std::vector<double>& dy, bool first, double x_norm, double r_norm);
+    void heavy_ball(const std::vector<double>& c, std::vector<double>& dy, bool first, double x_norm, double r_norm);
+    bool near_enough(bool first, double step, const std::vector<double>& rest, int iteration, double x_norm, double r_norm) const;
+    void certify(int64_t column, double* x);
+
+    const RowSource& a_;
+    const double* b_;
+    int64_t k_, n_;
+    DType precision_;
+    const LstsqOptions& options_;
+    double tol_;
+    LstsqResult result_;
+    std::vector<double> upper_;           // (n + k)²: R, and beside it Qᵀb
+    std::vector<double> u_, s_, v_;       // of R where its rank is cut
+    std::vector<double> scale_;           // of the columns, without a triangle
+    std::vector<double> shifted_;         // triangle of RᵀR + (‖r‖/‖x‖)² I
+    int64_t rank_ = 0, sketch_rows_ = 0;
+    double largest_ = 0, norm_ = 0;       // ‖A‖₂, ‖A‖_F, estimated
+};
+
+LstsqMethod Solver::choose() const {
+    const bool sparse = a_.whole != nullptr && a_.whole->starts != nullptr;
+    if (sparse && n_ > widest_sparse) return LstsqMethod::cg;
+    const double flops = 2.0 * static_cast<double>(a_.rows) * static_cast<double>(n_) * static_cast<double>(n_);
+    return a_.rows <= direct_factor * n_ || flops <= direct_flops ? LstsqMethod::direct : LstsqMethod::sketch;
+}
+
+LstsqResult Solver::run() {
+    LstsqMethod method = options_.method == LstsqMethod::automatic ? choose() : options_.method;
+    const int64_t tall = a_.rows + (options_.ridge > 0 ? n_ : 0);
+    if ((method == LstsqMethod::sketch || method == LstsqMethod::fossils) && a_.rows < 2 * n_) method = LstsqMethod::direct;
+    result_.method = method;
+    if (n_ == 0 || k_ == 0) return result_;
+    if (method == LstsqMethod::direct && a_.rows < n_) {
+        wide();
+        return result_;
+    }
+    (void)tall;
+    if (method == LstsqMethod::cg) {
+        scale_columns();
+    } else {
+        method == LstsqMethod::direct ? triangle_of_rows() : triangle_of_sketch();
+        use_triangle();
+    }
+    std::vector<double> x(static_cast<std::size_t>(n_));
+    for (int64_t column = 0; column < k_; ++column) {
+        start(column, x.data());
+        if (method != LstsqMethod::direct) {
+            refine(column, x.data());
+        } else {
+            certify(column, x.data());
+        }
+        for (int64_t j = 0; j < n_; ++j) result_.x[j * k_ + column] = x[j];
+    }
+    return result_;
+}
+
+// [A √ridge I][x; s] = b: the least norm of (x, s) is the ridge's solution, without a square.
+void Solver::wide() {
+    const int64_t rows = a_.rows, n = n_ + (options_.ridge > 0 ? rows : 0);
+    std::vector<double> a(static_cast<std::size_t>(rows * n), 0.0), x(static_cast<std::size_t>(n * k_));
+    std::vector<double> copy(static_cast<std::size_t>(rows * n_));
+    a_.visit([&](const RowBlock& block, int64_t first) { densify(block, nullptr, 0, copy.data() + first * n_); });
+    norm_ = norm(copy.data(), rows * n_);
+    if (!std::isfinite(norm_)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+    for (int64_t i = 0; i < rows; ++i) {
+        std::copy_n(copy.data() + i * n_, n_, a.data() + i * n);
+        if (options_.ridge > 0) a[i * n + n_ + i] = std::sqrt(options_.ridge);
+    }
+    const double cut = options_.rcond >= 0 ? options_.rcond : eps * static_cast<double>(std::max<int64_t>(30, n));
+    double largest = 0, smallest = 0;
+    if (rows > 0) {
+        result_.rank = kernels().sketch_core.wide(a.data(), rows, n, b_, k_, cut, x.data(), &largest, &smallest);
+    } else {
+        result_.rank = 0;
+    }
+    result_.rank = std::min(result_.rank, rows);
+    result_.cond = smallest > 0 ? largest / smallest : std::numeric_limits<double>::infinity();
+    std::copy_n(x.data(), n_ * k_, result_.x.data());
+    if (precision_ == DType::float32) {
+        for (double& value : result_.x) value = static_cast<double>(static_cast<float>(value));
+    }
+    // A x = b holds up to an error of A of size ‖r‖/‖x‖; where it cannot (ridge, rank), Stewart's bound ‖Aᵀr‖/‖r‖.
+    for (int64_t column = 0; column < k_; ++column) {
+        std::vector<double> z(static_cast<std::size_t>(n_), 0.0), r(static_cast<std::size_t>(rows));
+        double x_norm = 0;
+        for (int64_t j = 0; j < n_; ++j) x_norm = std::hypot(x_norm, result_.x[j * k_ + column]);
+        for (int64_t i = 0; i < rows; ++i) {
+            double sum = b_[i * k_ + column];
+            for (int64_t j = 0; j < n_; ++j) sum -= copy[i * n_ + j] * result_.x[j * k_ + column];
+            r[i] = sum;
+            for (int64_t j = 0; j < n_; ++j) z[j] += copy[i * n_ + j] * sum;
+        }
+        for (int64_t j = 0; j < n_; ++j) z[j] -= options_.ridge * result_.x[j * k_ + column];
+        const double r_norm = norm(r.data(), rows), z_norm = norm(z.data(), n_);
+        double error = r_norm > 0 && norm_ > 0 ? z_norm / (r_norm * norm_) : 0;
+        if (x_norm > 0 && norm_ > 0) error = std::min(error, r_norm / (x_norm * norm_));
+        result_.residual_norm[column] = r_norm;
+        result_.backward_error[column] = error;
+        if (!(error <= tol_)) result_.status = Status::precision_floor;
+    }
+}
+
+void Solver::triangle_of_sketch() {
+    const int64_t p = n_ + k_, extra = options_.ridge > 0 ? n_ : 0;
+    int64_t rows = options_.sketch_rows > 0 ? options_.sketch_rows : sketch_factor * n_;
+    rows = std::min(std::max(rows, 2 * n_), a_.rows);
+    sketch_rows_ = rows;
+    const SparseSign s(rows, a_.rows, static_cast<int>(std::min<int64_t>(sketch_nnz, rows)), options_.seed);
+    std::vector<double> sketched(static_cast<std::size_t>(rows * n_));
+    sketch_rows(s, a_, nullptr, 0, sketched.data());
+    ++result_.sweeps;
+    std::vector<double> right(static_cast<std::size_t>(rows * k_), 0.0);
+    s.add<double>(TensorView<const double>(b_, {a_.rows, k_}), 0, nullptr, right.data());
+    norm_ = norm(sketched.data(), rows * n_);
+    if (!std::isfinite(norm_)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+    // Two halves at once, then their triangles: the same R, and two threads have work.
+    const int64_t half = rows / 2;
+    upper_.assign(static_cast<std::size_t>(p * p), 0.0);
+    std::vector<double> stacked(static_cast<std::size_t>((2 * p + extra) * p), 0.0);
+    parallel_for(2, [&](int64_t part) {
+        const int64_t begin = part * half, count = part == 0 ? half : rows - half;
+        std::vector<double> work(static_cast<std::size_t>(count * p));
+        for (int64_t i = 0; i < count; ++i) {
+            std::copy_n(sketched.data() + (begin + i) * n_, n_, work.data() + i * p);
+            std::copy_n(right.data() + (begin + i) * k_, k_, work.data() + i * p + n_);
+        }
+        kernels().sketch_core.qr(work.data(), count, p, stacked.data() + part * p * p);
+    });
+    throw_if_cancelled();
+    for (int64_t j = 0; j < extra; ++j) stacked[(2 * p + j) * p + j] = std::sqrt(options_.ridge);
+    kernels().sketch_core.qr(stacked.data(), 2 * p + extra, p, upper_.data());
+}
+
+void Solver::triangle_of_rows() {
+    const int64_t p = n_ + k_, chunk = std::max<int64_t>(8 * p, 2048), at_once = 16;
+    upper_.assign(static_cast<std::size_t>(p * p), 0.0);
+    if (options_.ridge > 0) {
+        for (int64_t j = 0; j < n_; ++j) upper_[j * p + j] = std::sqrt(options_.ridge);
+    }
+    std::vector<double> stacked;
+    a_.visit([&](const RowBlock& block, int64_t first) {
+        for (int64_t begin = 0; begin < block.rows; begin += at_once * chunk) {
+            const int64_t rows = std::min(at_once * chunk, block.rows - begin), parts = (rows + chunk - 1) / chunk;
+            stacked.assign(static_cast<std::size_t>((parts + 1) * p * p), 0.0);
+            std::copy(upper_.begin(), upper_.end(), stacked.begin());
+            parallel_for(parts, [&](int64_t part) {
+                const int64_t from = begin + part * chunk, count = std::min(chunk, begin + rows - from);
+                std::vector<double> work(static_cast<std::size_t>(count * p));
+                densify(block.part(from, count), b_ + (first + from) * k_, k_, work.data());
+                kernels().sketch_core.qr(work.data(), count, p, stacked.data() + (part + 1) * p * p);
+            });
+            throw_if_cancelled();
+            kernels().sketch_core.qr(stacked.data(), (parts + 1) * p, p, upper_.data());
+        }
+    });
+    ++result_.sweeps;
+    double sum = 0;
+    for (int64_t i = 0; i < n_; ++i) {
+        for (int64_t j = i; j < n_; ++j) sum += upper_[i * p + j] * upper_[i * p + j];
+    }
+    norm_ = std::sqrt(sum);
+    if (!std::isfinite(norm_)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+}
+
+// Decides the rank: by the triangle with columns scaled to norm 1, or as it is where the caller gave a cut.
+void Solver::use_triangle() {
+    const SketchCoreTable& core = kernels().sketch_core;
+    const int64_t p = n_ + k_;
+    const double cut = options_.rcond >= 0 ? options_.rcond : eps * static_cast<double>(std::max<int64_t>(30, n_));
+    double smallest = 0, scaled_smallest = 0, scaled_largest = 0;
+    core.extremes(upper_.data(), p, n_, &largest_, &smallest);
+    rank_ = result_.rank = n_;
+    result_.cond = smallest > 0 ? largest_ / smallest : std::numeric_limits<double>::infinity();
+    bool full = smallest > cut * largest_;
+    if (!full && options_.rcond < 0) {
+        std::vector<double> scaled(static_cast<std::size_t>(n_ * n_), 0.0);
+        bool empty = false;
+        for (int64_t j = 0; j < n_; ++j) {
+            double length = 0;
+            for (int64_t i = 0; i <= j; ++i) length = std::hypot(length, upper_[i * p + j]);
+            empty = empty || !(length > 0);
+            for (int64_t i = 0; i <= j && length > 0; ++i) scaled[i * n_ + j] = upper_[i * p + j] / length;
+        }
+        core.extremes(scaled.data(), n_, n_, &scaled_largest, &scaled_smallest);
+        full = !empty && scaled_smallest > cut * scaled_largest;
+    }
+    if (full) return;
+    u_.resize(static_cast<std::size_t>(n_ * n_));
+    v_.resize(u_.size());
+    s_.resize(static_cast<std::size_t>(n_));
+    core.svd(upper_.data(), p, n_, u_.data(), s_.data(), v_.data());
+    rank_ = 0;
+    while (rank_ < n_ && s_[rank_] > cut * s_[0]) ++rank_;
+    result_.rank = rank_;
+    if (rank_ > 0) result_.cond = s_[0] / s_[rank_ - 1];
+}
+
+void Solver::scale_columns() {
+    scale_.assign(static_cast<std::size_t>(n_), 0.0);
+    weighted_squares(a_, nullptr, 0, scale_.data());
+    ++result_.sweeps;
+    double sum = 0;
+    for (double& s : scale_) {
+        sum += s;
+        s += options_.ridge;
+        s = s > 0 ? 1 / std::sqrt(s) : 0.0;
+    }
+    norm_ = std::sqrt(sum);
+    if (!std::isfinite(norm_)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+    rank_ = n_;
+    largest_ = norm_;
+    result_.cond = std::numeric_limits<double>::quiet_NaN();
+}
+
+void Solver::to_x(const std::vector<double>& y, double* x) const {
+    if (!scale_.empty()) {
+        for (int64_t j = 0; j < n_; ++j) x[j] = scale_[j] * y[j];
+    } else if (u_.empty()) {
+        std::copy(y.begin(), y.end(), x);
+        kernels().sketch_core.solve(upper_.data(), n_ + k_, n_, false, x);
+    } else {
+        std::fill_n(x, n_, 0.0);
+        for (int64_t i = 0; i < rank_; ++i) {
+            const double part = y[i] / s_[i];
+            for (int64_t j = 0; j < n_; ++j) x[j] += part * v_[i * n_ + j];
+        }
+    }
+}
+
+void Solver::to_y(const double* z, std::vector<double>& y) const {
+    y.resize(static_cast<std::size_t>(rank_));
+    if (!scale_.empty()) {
+        for (int64_t j = 0; j < n_; ++j) y[j] = scale_[j] * z[j];
+    } else if (u_.empty()) {
+        std::copy_n(z, n_, y.data());
+        kernels().sketch_core.solve(upper_.data(), n_ + k_, n_, true, y.data());
+    } else {
+        for (int64_t i = 0; i < rank_; ++i) {
+            double sum = 0;
+            for (int64_t j = 0; j < n_; ++j) sum += v_[i * n_ + j] * z[j];
+            y[i] = sum / s_[i];
+        }
+    }
+}
+
+void Solver::from_y(const std::vector<double>& y, double* z) const {
+    const int64_t p = n_ + k_;
+    std::fill_n(z, n_, 0.0);
+    if (!scale_.empty()) {
+        for (int64_t j = 0; j < n_; ++j) z[j] = scale_[j] > 0 ? y[j] / scale_[j] : 0.0;
+    } else if (u_.empty()) {
+        for (int64_t i = 0; i < n_; ++i) {
+            for (int64_t j = i; j < n_; ++j) z[j] += upper_[i * p + j] * y[i];
+        }
+    } else {
+        for (int64_t i = 0; i < rank_; ++i) {
+            for (int64_t j = 0; j < n_; ++j) z[j] += s_[i] * y[i] * v_[i * n_ + j];
+        }
+    }
+}
+
+// Sketch-and-solve, which for the triangle of A itself is the answer.
+void Solver::start(int64_t column, double* x) const {
+    std::fill_n(x, n_, 0.0);
+    if (!scale_.empty()) return;
+    const int64_t p = n_ + k_;
+    std::vector<double> y(static_cast<std::size_t>(n_));
+    for (int64_t i = 0; i < n_; ++i) y[i] = upper_[i * p + n_ + column];
+    if (!u_.empty()) {
+        std::vector<double> inside(static_cast<std::size_t>(rank_), 0.0);
+        for (int64_t i = 0; i < rank_; ++i) {
+            for (int64_t j = 0; j < n_; ++j) inside[i] += u_[i * n_ + j] * y[j];
+        }
+        y = inside;
+    }
+    to_x(y, x);
+}
+
+double Solver::residual(int64_t column, const double* x, double* z) {
+    Sweep what;
+    what.v = x;
+    what.in = what.outs = what.sums = 1;
+    what.out = z;
+    what.stride = n_;
+    const std::vector<double> sum = sweep(a_, what, [&](int64_t first, int64_t rows, const double* t, double* u, double* sums) {
+        for (int64_t i = 0; i < rows; ++i) {
+            u[i] = b_[(first + i) * k_ + column] - t[i];
+            sums[0] += u[i] * u[i];
+        }
+    });
+    for (int64_t j = 0; j < n_; ++j) z[j] -= options_.ridge * x[j];
+    ++result_.sweeps;
+    return std::sqrt(sum[0]);
+}
+
+void Solver::normal(const double* q, double* w) {
+    Sweep what;
+    what.v = q;
+    what.in = what.outs = 1;
+    what.out = w;
+    what.stride = n_;
+    sweep(a_, what, [](int64_t, int64_t rows, const double* t, double* u, double*) { std::copy_n(t, rows, u); });
+    for (int64_t j = 0; j < n_; ++j) w[j] += options_.ridge * q[j];
+    ++result_.sweeps;
+}
+
+void Solver::prepare_error(double x_norm, double r_norm) {
+    if (!scale_.empty() || !u_.empty()) return;
+    shifted_.resize(static_cast<std::size_t>(n_ * n_));
+    const double shift = x_norm > 0 ? (r_norm / x_norm) * (r_norm / x_norm) : 0.0;
+    kernels().sketch_core.shifted(upper_.data(), n_ + k_, n_, shift, shifted_.data());
+}
+
+// Karlson and Waldén 1997: ‖(AᵀA + (‖r‖/‖x‖)² I)^(−1/2) Aᵀr‖ / ‖x‖, here over ‖A‖_F and with R in place of A (Epperly,
+// Meier and Nakatsukasa 2024). Without a triangle ‖Aᵀr‖/‖r‖ (Stewart), which is no smaller.
+double Solver::backward_error(const std::vector<double>& z, double x_norm, double r_norm) const {
+    if (!(norm_ > 0)) return 0;
+    const double z_norm = norm(z.data(), n_);
+    if (z_norm == 0 || r_norm == 0) return 0;
+    if (!scale_.empty() || !(x_norm > 0)) return z_norm / (r_norm * norm_);
+    std::vector<double> y = z;
+    if (!u_.empty()) {
+        double sum = 0;
+        const double shift = (r_norm / x_norm) * (r_norm / x_norm);
+        for (int64_t i = 0; i < rank_; ++i) {
+            double inside = 0;
+            for (int64_t j = 0; j < n_; ++j) inside += v_[i * n_ + j] * z[j];
+            sum += inside * inside / (s_[i] * s_[i] + shift);
+        }
+        return std::sqrt(sum) / (x_norm * norm_);
+    }
+    kernels().sketch_core.solve(shifted_.data(), n_, n_, true, y.data());
+    return norm(y.data(), n_) / (x_norm * norm_);
+}
+
+// The first refinement ends at the level of its own rounding (FOSSILS' rule), later ones by the backward error that the
+// recurrence predicts; what is returned is measured.
+bool Solver::near_enough(bool first, double step, const std::vector<double>& rest, int iteration, double x_norm, double r_norm) const {
+    if (first && scale_.empty()) return step <= 10 * eps * (largest_ * x_norm + 0.04 * result_.cond * r_norm);
+    if (!scale_.empty() ? false : iteration % 2 != 0) return false;
+    std::vector<double> z(static_cast<std::size_t>(n_));
+    from_y(rest, z.data());
+    return backward_error(z, x_norm, r_norm) <= 0.25 * tol_;
+}
+
+void Solver::conjugate_gradients(const std::vector<double>& c, std::vector<double>& dy, bool first, double x_norm, double r_norm) {
+    std::vector<double> rest = c, p = c, w, q(static_cast<std::size_t>(n_)), aq(q.size());
+    dy.assign(c.size(), 0.0);
+    double square = dot(rest, rest);
+    const double begin = square;
+    const int most = scale_.empty() ? options_.max_iter : 20 * options_.max_iter;
+    for (int iteration = 1; iteration <= most && square > 0; ++iteration) {
+        to_x(p, q.data());
+        normal(q.data(), aq.data());
+        to_y(aq.data(), w);
+        const double curvature = dot(p, w);
+        if (!(curvature > 0)) break;
+        const double alpha = square / curvature;
+        for (std::size_t i = 0; i < dy.size(); ++i) {
+            dy[i] += alpha * p[i];
+            rest[i] -= alpha * w[i];
+        }
+        ++result_.iterations;
+        const double step = alpha * std::sqrt(dot(p, p)), next = dot(rest, rest);
+        if (near_enough(first, step, rest, iteration, x_norm, r_norm) || next <= 1e-30 * begin) break;
+        for (std::size_t i = 0; i < p.size(); ++i) p[i] = rest[i] + next / square * p[i];
+        square = next;
+    }
+}
+
+// Polyak's heavy ball with the damping and momentum that a sketch of this size deserves.
+void Solver::heavy_ball(const std::vector<double>& c, std::vector<double>& dy, bool first, double x_norm, double r_norm) {
+    const double momentum = static_cast<double>(n_) / static_cast<double>(sketch_rows_), damping = (1 - momentum) * (1 - momentum);
+    std::vector<double> rest = c, w, q(static_cast<std::size_t>(n_)), aq(q.size()), step(c.size(), 0.0);
+    dy.assign(c.size(), 0.0);
+    const double begin = dot(c, c);
+    for (int iteration = 1; iteration <= options_.max_iter && begin > 0; ++iteration) {
+        for (std::size_t i = 0; i < dy.size(); ++i) {
+            step[i] = damping * rest[i] + momentum * step[i];
+            dy[i] += step[i];
+        }
+        to_x(dy, q.data());
+        normal(q.data(), aq.data());
+        to_y(aq.data(), w);
+        for (std::size_t i = 0; i < dy.size(); ++i) rest[i] = c[i] - w[i];
+        ++result_.iterations;
+        if (near_enough(first, std::sqrt(dot(step, step)), rest, iteration, x_norm, r_norm) || dot(rest, rest) <= 1e-30 * begin) break;
+    }
+}
+
+void Solver::refine(int64_t column, double* x) {
+    std::vector<double> z(static_cast<std::size_t>(n_)), c, dy, change(z.size()), best(x, x + n_);
+    double best_error = std::numeric_limits<double>::infinity();
+    for (int pass = 0; pass <= most_refinements; ++pass) {
+        const double r_norm = residual(column, x, z.data()), x_norm = norm(x, n_);
+        if (!std::isfinite(r_norm)) throw std::invalid_argument("lstsq: b has NaN or Inf");
+        if (pass >= 1) {
+            prepare_error(x_norm, r_norm);
+            const double error = backward_error(z, x_norm, r_norm);
+            const bool enough = error <= tol_ || error > 0.5 * best_error || pass == most_refinements;
+            if (error < best_error) {
+                best_error = error;
+                std::copy_n(x, n_, best.begin());
+            }
+            if (enough) break;
+        }
+        to_y(z.data(), c);
+        const bool first = pass == 0;
+        if (result_.method == LstsqMethod::fossils) {
+            heavy_ball(c, dy, first, x_norm, r_norm);
+        } else {
+            conjugate_gradients(c, dy, first, x_norm, r_norm);
+        }
+        to_x(dy, change.data());
+        for (int64_t j = 0; j < n_; ++j) x[j] += change[j];
+    }
+    std::copy(best.begin(), best.end(), x);
+    certify(column, x);
+}
+
+void Solver::certify(int64_t column, double* x) {
+    if (precision_ == DType::float32) {
+        for (int64_t j = 0; j < n_; ++j) x[j] = static_cast<double>(static_cast<float>(x[j]));
+    }
+    std::vector<double> z(static_cast<std::size_t>(n_));
+    const double r_norm = residual(column, x, z.data()), x_norm = norm(x, n_);
+    if (!std::isfinite(r_norm)) throw std::invalid_argument("lstsq: b has NaN or Inf");
+    prepare_error(x_norm, r_norm);
+    const double error = backward_error(z, x_norm, r_norm);
+    result_.residual_norm[column] = r_norm;
+    result_.backward_error[column] = error;
+    if (error <= tol_) return;
+    const double reachable = precision_ == DType::float64 ? 10 * eps : 1e-6;
+    const Status found = error <= reachable ? Status::precision_floor : Status::stalled;
+    if (result_.status == Status::converged || found == Status::stalled) result_.status = found;
+}
+
+}  // namespace
+
+const char* to_string(LstsqMethod method) {
+    switch (method) {
+        case LstsqMethod::automatic: return "auto";
+        case LstsqMethod::direct: return "direct";
+        case LstsqMethod::sketch: return "sketch";
+        case LstsqMethod::fossils: return "fossils";
+        default: return "cg";
+    }
+}
+
+LstsqResult lstsq(const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options) {
+    if (!(options.ridge >= 0) || !std::isfinite(options.ridge)) throw std::invalid_argument("lstsq: ridge must not be negative");
+    if (options.rcond > 1) throw std::invalid_argument("lstsq: rcond must be below 1");
+    return Solver(a, b, k, precision, options).run();
+}
+
+template <class T>
+LstsqResult lstsq(TensorView<const T> a, TensorView<const T> b, const LstsqOptions& options) {
+    if (a.ndim != 2 || (b.ndim != 1 && b.ndim != 2) || a.shape[0] != b.shape[0]) {
+        throw std::invalid_argument("lstsq: a must be (m, n) and b (m,) or (m, k)");
+    }
+    if (a.shape[1] > 1 && a.strides[1] != 1) throw std::invalid_argument("lstsq: a must be contiguous along its columns");
+    const int64_t k = b.ndim == 2 ? b.shape[1] : 1, row = b.strides[0], step = b.ndim == 2 ? b.strides[1] : 1;
+    std::vector<double> right(static_cast<std::size_t>(b.shape[0] * k));
+    for (int64_t i = 0; i < b.shape[0]; ++i) {
+        for (int64_t j = 0; j < k; ++j) right[i * k + j] = static_cast<double>(b.data[i * row + j * step]);
+    }
+    const RowBlock block = dense_rows(a);
+    return lstsq(RowSource::of(block), right.data(), k, dtype_of<T>(), options);
+}
+
+template LstsqResult lstsq<double>(TensorView<const double>, TensorView<const double>, const LstsqOptions&);
+template LstsqResult lstsq<float>(TensorView<const float>, TensorView<const float>, const LstsqOptions&);
+
+}  // namespace raphson
