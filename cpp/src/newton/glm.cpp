@@ -240,8 +240,8 @@ void Glm::hessian(const GlmPoint& at, const double* s, double* out) {
     }
 }
 
-// Multinomial: blocks ω p (1 − p) for every class are replaced by their mean over the classes, scaled as on the space
-// of coefficients that sum to 0: exact where all probabilities are equal.
+// Multinomial: blocks ω p (1 − p) of all classes are replaced by their mean, scaled as on the space of
+// coefficients that sum to 0: exact where all probabilities are equal.
 void Glm::block_weights(const GlmPoint& at, double* h) const {
     const int64_t k = outputs_;
     for (int64_t i = 0; i < n_; ++i) {

@@ -39,7 +39,7 @@ public:
     double along(const GlmPoint& from, const GlmPoint& to, double t, double* slope) const;
     // out = ∇² s in one read.
     void hessian(const GlmPoint& at, const double* s, double* out);
-    // Weights (rows) of the Hessian's one-block model Xᵀ diag(h) X / Σ weight; exact for a single output.
+    // Weights (rows) of the block Xᵀ diag(h) X / Σ weight that stands for the Hessian's for every output.
     void block_weights(const GlmPoint& at, double* h) const;
     // The Hessian times Σ weight: all blocks, symmetric.
     std::vector<double> information(const GlmPoint& at);

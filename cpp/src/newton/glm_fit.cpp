@@ -8,7 +8,7 @@
 
 #include "common/threads.h"
 #include "newton/glm.h"
-#include "table.h"
+#include "newton/metric.h"
 
 namespace raphson {
 namespace {
@@ -21,8 +21,7 @@ constexpr int64_t widest_block = 4096;    // columns whose Hessian is factored
 constexpr int64_t gram_factor = 60;       // up to so many rows a column, the exact Hessian is as cheap as a sample's
 constexpr int64_t sample_factor = 25;     // rows of a sample a column
 constexpr int64_t sketch_factor = 10;     // rows of a sketch a column
-constexpr int sketch_nnz = 8;
-constexpr double small_newton = 5e8;      // flops of an exact Hessian and its factor, up to which Newton's method is the best
+constexpr double small_newton = 6e8;      // flops of an exact Hessian and its factor, up to which Newton's method is the best
 constexpr int64_t widest_coupled = 1500;  // parameters of a multinomial model whose whole Hessian is factored
 constexpr int memory = 12;                // pairs of L-BFGS
 constexpr int patience = 10;              // reads without a decade before the preconditioner is made anew
@@ -36,101 +35,6 @@ double dot(const Vector& x, const Vector& y) {
 }
 double norm(const Vector& x) { return std::sqrt(dot(x, x)); }
 
-// What the Hessian looks like, cheap to invert: one block for every output, or a diagonal.
-class Metric {
-public:
-    enum class Kind { diagonal, exact, sample, sketch };
-    Kind kind = Kind::diagonal;
-
-    void build(Glm& glm, const GlmPoint& at, Kind wanted, int64_t rows, std::uint64_t seed) {
-        kind = wanted;
-        const int64_t n = glm.x().rows, p = glm.p(), d = glm.x().cols;
-        Vector h(static_cast<std::size_t>(n));
-        glm.block_weights(at, h.data());
-        if (kind == Kind::diagonal) {
-            scale_.assign(static_cast<std::size_t>(p), 0.0);
-            weighted_squares(glm.x(), h.data(), glm.border(), scale_.data());
-            glm.count_sweeps(1);
-            for (int64_t j = 0; j < p; ++j) {
-                const double s = scale_[j] / glm.total() + (j < d ? glm.ridge() : 0.0);
-                scale_[j] = s > 0 ? 1 / s : 1.0;
-            }
-            return;
-        }
-        factor_.assign(static_cast<std::size_t>(p * p), 0.0);
-        if (kind == Kind::exact) {
-            weighted_gram(glm.x(), h.data(), glm.border(), factor_.data());
-            glm.count_sweeps(1);
-        } else if (kind == Kind::sketch) {
-            for (double& value : h) value = std::sqrt(value);
-            rows = std::min(rows, n);
-            const SparseSign s(rows, n, static_cast<int>(std::min<int64_t>(sketch_nnz, rows)), seed);
-            Vector sketched(static_cast<std::size_t>(rows * p));
-            sketch_rows(s, glm.x(), h.data(), glm.border(), sketched.data());
-            glm.count_sweeps(1);
-            const RowBlock block = dense_rows(TensorView<const double>(sketched.data(), {rows, p}));
-            weighted_gram(RowSource::of(block), nullptr, 0, factor_.data());
-        }
-        finish(glm, 1 / glm.total(), true);
-    }
-    // The whole Hessian of a multinomial model.
-    void build_coupled(Glm& glm, const GlmPoint& at) {
-        kind = Kind::exact;
-        factor_ = glm.information(at);
-        for (double& value : factor_) value /= glm.total();
-        finish(glm, 1, false);
-    }
-    // From a sample of the rows, weighted by its own curvature.
-    void build_from(Glm& glm, Glm& part, const GlmPoint& at) {
-        kind = Kind::sample;
-        Vector h(static_cast<std::size_t>(part.x().rows));
-        part.block_weights(at, h.data());
-        factor_.assign(static_cast<std::size_t>(glm.p() * glm.p()), 0.0);
-        weighted_gram(part.x(), h.data(), glm.border(), factor_.data());
-        finish(glm, 1 / part.total(), true);
-    }
-    void solve(Vector& g) const {  // g ← M⁻¹ g
-        if (factor_.empty()) {
-            const auto p = scale_.size();
-            for (std::size_t j = 0; j < g.size(); ++j) g[j] *= scale_[j % p];
-            return;
-        }
-        const int64_t p = width();
-        for (std::size_t c = 0; c * static_cast<std::size_t>(p) < g.size(); ++c) {
-            kernels().sketch_core.cholesky_solve(factor_.data(), p, g.data() + static_cast<int64_t>(c) * p);
-        }
-    }
-    int made = 0;
-
-private:
-    int64_t width() const { return std::llround(std::sqrt(static_cast<double>(factor_.size()))); }
-    // A relative 1e-13 keeps collinear columns from breaking the factor; as a preconditioner it harms nothing.
-    void finish(Glm& glm, double scale, bool add_ridge) {
-        const int64_t p = width(), d = glm.x().cols;
-        double largest = 0;
-        for (int64_t i = 0; i < p; ++i) {
-            for (int64_t j = 0; j < p; ++j) factor_[i * p + j] *= scale;
-            if (add_ridge && i < d) factor_[i * p + i] += glm.ridge();
-            largest = std::max(largest, factor_[i * p + i]);
-        }
-        if (!std::isfinite(largest)) throw std::invalid_argument("fit_glm: X has NaN or Inf");
-        const Vector plain = factor_;
-        double shift = 1e-13;
-        while (true) {
-            for (int64_t i = 0; i < p; ++i) {
-                const double own = plain[i * p + i];  // badly scaled columns keep their digits
-                factor_[i * p + i] = own > 0 ? own * (1 + shift) : std::max(largest, 1e-300);
-            }
-            if (kernels().sketch_core.cholesky(factor_.data(), p) || !(shift < 1)) break;
-            factor_ = plain;
-            shift *= 100;
-        }
-        ++made;
-    }
-
-    Vector factor_, scale_;
-};
-
 class Fit {
 public:
     Fit(const RowSource& x, const GlmData& data, const GlmOptions& options) : glm_(x, data, options), data_(data), options_(options) {}
@@ -140,7 +44,7 @@ private:
     enum class Step { taken, converged, over };
 
     GlmMethod choose() const;
-    Metric::Kind metric_kind() const;
+    GlmMetric::Kind metric_kind() const;
     void begin();
     void start_from_sample();
     void refresh();
@@ -160,8 +64,8 @@ private:
     const GlmOptions& options_;
     GlmSolution solution_;
     GlmPoint at_, next_;
-    Metric metric_;
-    Metric::Kind kind_ = Metric::Kind::diagonal;
+    GlmMetric metric_;
+    GlmMetric::Kind kind_ = GlmMetric::Kind::diagonal;
     Glm::Sample sample_;
     std::unique_ptr<RowSource> sample_rows_;
     std::unique_ptr<GlmOptions> sample_options_;
@@ -181,14 +85,14 @@ double gram_work(const RowBlock& b) {
     return squares / std::max(1.0, static_cast<double>(b.size()));
 }
 
-Metric::Kind Fit::metric_kind() const {
+GlmMetric::Kind Fit::metric_kind() const {
     const RowBlock* whole = glm_.x().whole;
-    if (glm_.p() > widest_block) return Metric::Kind::diagonal;
+    if (glm_.p() > widest_block) return GlmMetric::Kind::diagonal;
     if (whole != nullptr && whole->starts != nullptr) {
-        return gram_work(*whole) <= 60 && glm_.p() <= 2048 ? Metric::Kind::exact : Metric::Kind::diagonal;
+        return gram_work(*whole) <= 60 && glm_.p() <= 2048 ? GlmMetric::Kind::exact : GlmMetric::Kind::diagonal;
     }
-    if (glm_.x().rows <= gram_factor * glm_.p() || glm_.p() <= 32) return Metric::Kind::exact;
-    return whole != nullptr ? Metric::Kind::sample : Metric::Kind::sketch;
+    if (glm_.x().rows <= gram_factor * glm_.p() || glm_.p() <= 32) return GlmMetric::Kind::exact;
+    return whole != nullptr ? GlmMetric::Kind::sample : GlmMetric::Kind::sketch;
 }
 
 GlmMethod Fit::choose() const {
@@ -199,9 +103,9 @@ GlmMethod Fit::choose() const {
                                                                          : static_cast<double>(glm_.x().rows) * static_cast<double>(glm_.p()) * static_cast<double>(glm_.p());
     const double coupled = static_cast<double>(glm_.outputs()) * static_cast<double>(glm_.outputs() + 1) / 2;
     if (whole != nullptr && glm_.size() <= widest_coupled && entries * coupled + size * size * size / 3 <= small_newton) return GlmMethod::newton;
-    const Metric::Kind kind = metric_kind();
-    if (kind == Metric::Kind::diagonal) return GlmMethod::newton_cg;
-    return GlmMethod::quasi_newton;
+    const GlmMetric::Kind kind = metric_kind();
+    if (kind == GlmMetric::Kind::diagonal) return GlmMethod::newton_cg;
+    return glm_.outputs() > 1 ? GlmMethod::sketch_pcg : GlmMethod::quasi_newton;  // coupled blocks are far from any metric
 }
 
 GlmSolution Fit::run() {
@@ -209,8 +113,8 @@ GlmSolution Fit::run() {
     if ((solution_.method == GlmMethod::newton || solution_.method == GlmMethod::newton_sketch) && glm_.p() > widest_block) {
         throw std::invalid_argument("fit_glm: this method factors a Hessian of at most 4096 columns; take newton_cg");
     }
-    kind_ = solution_.method == GlmMethod::newton_cg ? Metric::Kind::diagonal
-            : solution_.method == GlmMethod::newton  ? Metric::Kind::exact
+    kind_ = solution_.method == GlmMethod::newton_cg ? GlmMetric::Kind::diagonal
+            : solution_.method == GlmMethod::newton  ? GlmMetric::Kind::exact
                                                      : metric_kind();
     begin();
     if (!record()) {
@@ -233,7 +137,7 @@ void Fit::begin() {
     if (options_.init != nullptr) {
         at_.w.assign(options_.init, options_.init + size);
         elsewhere = true;
-    } else if (kind_ == Metric::Kind::sample) {
+    } else if (kind_ == GlmMetric::Kind::sample) {
         start_from_sample();
         elsewhere = true;
     }
@@ -245,7 +149,7 @@ void Fit::begin() {
         std::fill(at_.w.begin(), at_.w.end(), 0.0);
         glm_.evaluate(at_);
     }
-    if (kind_ == Metric::Kind::sample) return;
+    if (kind_ == GlmMetric::Kind::sample) return;
     if (solution_.method == GlmMethod::newton || solution_.method == GlmMethod::newton_sketch) return;
     if (sketch_rows_ == 0) sketch_rows_ = sketch_factor * glm_.p();
     metric_.build(glm_, at_, kind_, sketch_rows_, options_.seed);
@@ -263,12 +167,12 @@ void Fit::start_from_sample() {
     bool has_mass = sample_.data.weight == nullptr;
     for (const double w : sample_.weight) has_mass = has_mass || w > 0;
     if (!has_mass) {
-        kind_ = Metric::Kind::sketch;
+        kind_ = GlmMetric::Kind::sketch;
         return;
     }
     Fit part(*sample_rows_, sample_.data, *sample_options_);
     part.solution_.method = GlmMethod::quasi_newton;
-    part.kind_ = Metric::Kind::sketch;
+    part.kind_ = GlmMetric::Kind::sketch;
     part.sketch_rows_ = 4 * glm_.p();
     part.begin();
     if (!part.record()) part.quasi_newton();
@@ -284,7 +188,7 @@ void Fit::start_from_sample() {
 void Fit::refresh() {
     if (refreshes_ >= most_refreshes) return;
     ++refreshes_;
-    if (kind_ == Metric::Kind::sample) kind_ = Metric::Kind::sketch;  // rows picked evenly have missed the ones that matter
+    if (kind_ == GlmMetric::Kind::sample) kind_ = GlmMetric::Kind::sketch;  // rows picked evenly have missed the ones that matter
     sketch_rows_ = std::min(std::max(2 * sketch_rows_, sketch_factor * glm_.p()), glm_.x().rows);
     metric_.build(glm_, at_, kind_, sketch_rows_, options_.seed + static_cast<std::uint64_t>(refreshes_));
 }
@@ -393,7 +297,7 @@ Vector Fit::newton_direction(double forcing, int most) {
 }
 
 void Fit::conjugate_gradients() {
-    const bool diagonal = kind_ == Metric::Kind::diagonal;
+    const bool diagonal = kind_ == GlmMetric::Kind::diagonal;
     while (true) {
         const double here = relative();
         // Superlinear: min(½, √‖g‖); no more than the tolerance needs.
@@ -491,7 +395,7 @@ void Fit::newton() {
         if (coupled) {
             metric_.build_coupled(glm_, at_);
         } else {
-            metric_.build(glm_, at_, Metric::Kind::exact, 0, 0);
+            metric_.build(glm_, at_, GlmMetric::Kind::exact, 0, 0);
         }
         Vector s;
         if (glm_.outputs() == 1 || coupled) {
@@ -522,7 +426,7 @@ void Fit::newton() {
 
 void Fit::newton_sketch() {
     while (true) {
-        metric_.build(glm_, at_, Metric::Kind::sketch, sketch_factor * glm_.p(), options_.seed + static_cast<std::uint64_t>(solution_.iterations));
+        metric_.build(glm_, at_, GlmMetric::Kind::sketch, sketch_factor * glm_.p(), options_.seed + static_cast<std::uint64_t>(solution_.iterations));
         Vector s = at_.gradient;
         metric_.solve(s);
         for (double& v : s) v = -v;
@@ -553,7 +457,7 @@ void Fit::finish() {
     solution_.objective = at_.objective;
     solution_.gradient_norm = relative();
     solution_.deviance = glm_.deviance(at_);
-    solution_.factorisations = metric_.made;
+    solution_.factorisations = metric_.made();
     solution_.sweeps = glm_.sweeps();
 }
 

@@ -8,6 +8,7 @@
 #include "common/threads.h"
 #include "raphson/sketch.h"
 #include "sketch/sweep.h"
+#include "sketch/triangle.h"
 #include "table.h"
 
 namespace raphson {
@@ -23,11 +24,6 @@ constexpr int64_t widest_sparse = 4096;   // columns of a compressed matrix whos
 constexpr int sketch_nnz = 8;
 constexpr int most_refinements = 6;
 
-double norm(const double* x, int64_t n) {
-    double sum = 0;
-    for (int64_t j = 0; j < n; ++j) sum += x[j] * x[j];
-    return std::sqrt(sum);
-}
 double dot(const std::vector<double>& x, const std::vector<double>& y) {
     double sum = 0;
     for (std::size_t j = 0; j < x.size(); ++j) sum += x[j] * y[j];
@@ -58,7 +54,7 @@ void densify(const RowBlock& block, const double* b, int64_t k, double* to) {
 class Solver {
 public:
     Solver(const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options)
-        : a_(a), b_(b), k_(k), n_(a.cols), precision_(precision), options_(options) {
+        : a_(a), b_(b), k_(k), n_(a.cols), triangle_(a.cols, k), precision_(precision), options_(options) {
         tol_ = options.tol >= 0 ? options.tol : precision == DType::float64 ? 1e-15 : 1e-6;
         result_.x.assign(static_cast<std::size_t>(n_ * k), 0.0);
         result_.residual_norm.assign(static_cast<std::size_t>(k), 0.0);
@@ -74,18 +70,11 @@ private:
     void wide();
     void triangle_of_sketch();
     void triangle_of_rows();
-    void use_triangle();
     void scale_columns();
-    void start(int64_t column, double* x) const;
     void refine(int64_t column, double* x);
     // z = Aᵀ(b − A x) − ridge·x in one read; gives ‖b − A x‖.
     double residual(int64_t column, const double* x, double* z);
     void normal(const double* q, double* w);  // w = AᵀA q + ridge·q in one read
-    void to_x(const std::vector<double>& y, double* x) const;    // x = M y
-    void to_y(const double* z, std::vector<double>& y) const;    // y = Mᵀ z
-    void from_y(const std::vector<double>& y, double* z) const;  // z = M⁻ᵀ y, inside the range of M
-    void prepare_error(double x_norm, double r_norm);
-    double backward_error(const std::vector<double>& z, double x_norm, double r_norm) const;
     void conjugate_gradients(const std::vector<double>& c, std::vector<double>& dy, bool first, double x_norm, double r_norm);
     void heavy_ball(const std::vector<double>& c, std::vector<double>& dy, bool first, double x_norm, double r_norm);
     bool near_enough(bool first, double step, const std::vector<double>& rest, int iteration, double x_norm, double r_norm) const;
@@ -94,16 +83,12 @@ private:
     const RowSource& a_;
     const double* b_;
     int64_t k_, n_;
+    Triangle triangle_;
     DType precision_;
     const LstsqOptions& options_;
     double tol_;
     LstsqResult result_;
-    std::vector<double> upper_;           // (n + k)²: R, and beside it Qᵀb
-    std::vector<double> u_, s_, v_;       // of R where its rank is cut
-    std::vector<double> scale_;           // of the columns, without a triangle
-    std::vector<double> shifted_;         // triangle of RᵀR + (‖r‖/‖x‖)² I
-    int64_t rank_ = 0, sketch_rows_ = 0;
-    double largest_ = 0, norm_ = 0;       // ‖A‖₂, ‖A‖_F, estimated
+    std::int64_t sketch_rows_ = 0;
 };
 
 LstsqMethod Solver::choose() const {
@@ -115,7 +100,6 @@ LstsqMethod Solver::choose() const {
 
 LstsqResult Solver::run() {
     LstsqMethod method = options_.method == LstsqMethod::automatic ? choose() : options_.method;
-    const int64_t tall = a_.rows + (options_.ridge > 0 ? n_ : 0);
     if ((method == LstsqMethod::sketch || method == LstsqMethod::fossils) && a_.rows < 2 * n_) method = LstsqMethod::direct;
     result_.method = method;
     if (n_ == 0 || k_ == 0) return result_;
@@ -123,16 +107,17 @@ LstsqResult Solver::run() {
         wide();
         return result_;
     }
-    (void)tall;
     if (method == LstsqMethod::cg) {
         scale_columns();
     } else {
         method == LstsqMethod::direct ? triangle_of_rows() : triangle_of_sketch();
-        use_triangle();
+        triangle_.decide(options_.rcond);
+        result_.rank = triangle_.rank;
+        result_.cond = triangle_.cond;
     }
     std::vector<double> x(static_cast<std::size_t>(n_));
     for (int64_t column = 0; column < k_; ++column) {
-        start(column, x.data());
+        triangle_.solution(column, x.data());
         if (method != LstsqMethod::direct) {
             refine(column, x.data());
         } else {
@@ -149,8 +134,8 @@ void Solver::wide() {
     std::vector<double> a(static_cast<std::size_t>(rows * n), 0.0), x(static_cast<std::size_t>(n * k_));
     std::vector<double> copy(static_cast<std::size_t>(rows * n_));
     a_.visit([&](const RowBlock& block, int64_t first) { densify(block, nullptr, 0, copy.data() + first * n_); });
-    norm_ = norm(copy.data(), rows * n_);
-    if (!std::isfinite(norm_)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+    triangle_.frobenius = norm(copy.data(), rows * n_);
+    if (!std::isfinite(triangle_.frobenius)) throw std::invalid_argument("lstsq: A has NaN or Inf");
     for (int64_t i = 0; i < rows; ++i) {
         std::copy_n(copy.data() + i * n_, n_, a.data() + i * n);
         if (options_.ridge > 0) a[i * n + n_ + i] = std::sqrt(options_.ridge);
@@ -181,8 +166,8 @@ void Solver::wide() {
         }
         for (int64_t j = 0; j < n_; ++j) z[j] -= options_.ridge * result_.x[j * k_ + column];
         const double r_norm = norm(r.data(), rows), z_norm = norm(z.data(), n_);
-        double error = r_norm > 0 && norm_ > 0 ? z_norm / (r_norm * norm_) : 0;
-        if (x_norm > 0 && norm_ > 0) error = std::min(error, r_norm / (x_norm * norm_));
+        double error = r_norm > 0 && triangle_.frobenius > 0 ? z_norm / (r_norm * triangle_.frobenius) : 0;
+        if (x_norm > 0 && triangle_.frobenius > 0) error = std::min(error, r_norm / (x_norm * triangle_.frobenius));
         result_.residual_norm[column] = r_norm;
         result_.backward_error[column] = error;
         if (!(error <= tol_)) result_.status = Status::precision_floor;
@@ -200,11 +185,11 @@ void Solver::triangle_of_sketch() {
     ++result_.sweeps;
     std::vector<double> right(static_cast<std::size_t>(rows * k_), 0.0);
     s.add<double>(TensorView<const double>(b_, {a_.rows, k_}), 0, nullptr, right.data());
-    norm_ = norm(sketched.data(), rows * n_);
-    if (!std::isfinite(norm_)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+    triangle_.frobenius = norm(sketched.data(), rows * n_);
+    if (!std::isfinite(triangle_.frobenius)) throw std::invalid_argument("lstsq: A has NaN or Inf");
     // Two halves at once, then their triangles: the same R, and two threads have work.
     const int64_t half = rows / 2;
-    upper_.assign(static_cast<std::size_t>(p * p), 0.0);
+    triangle_.upper.assign(static_cast<std::size_t>(p * p), 0.0);
     std::vector<double> stacked(static_cast<std::size_t>((2 * p + extra) * p), 0.0);
     parallel_for(2, [&](int64_t part) {
         const int64_t begin = part * half, count = part == 0 ? half : rows - half;
@@ -217,21 +202,21 @@ void Solver::triangle_of_sketch() {
     });
     throw_if_cancelled();
     for (int64_t j = 0; j < extra; ++j) stacked[(2 * p + j) * p + j] = std::sqrt(options_.ridge);
-    kernels().sketch_core.qr(stacked.data(), 2 * p + extra, p, upper_.data());
+    kernels().sketch_core.qr(stacked.data(), 2 * p + extra, p, triangle_.upper.data());
 }
 
 void Solver::triangle_of_rows() {
     const int64_t p = n_ + k_, chunk = std::max<int64_t>(8 * p, 2048), at_once = 16;
-    upper_.assign(static_cast<std::size_t>(p * p), 0.0);
+    triangle_.upper.assign(static_cast<std::size_t>(p * p), 0.0);
     if (options_.ridge > 0) {
-        for (int64_t j = 0; j < n_; ++j) upper_[j * p + j] = std::sqrt(options_.ridge);
+        for (int64_t j = 0; j < n_; ++j) triangle_.upper[j * p + j] = std::sqrt(options_.ridge);
     }
     std::vector<double> stacked;
     a_.visit([&](const RowBlock& block, int64_t first) {
         for (int64_t begin = 0; begin < block.rows; begin += at_once * chunk) {
             const int64_t rows = std::min(at_once * chunk, block.rows - begin), parts = (rows + chunk - 1) / chunk;
             stacked.assign(static_cast<std::size_t>((parts + 1) * p * p), 0.0);
-            std::copy(upper_.begin(), upper_.end(), stacked.begin());
+            std::copy(triangle_.upper.begin(), triangle_.upper.end(), stacked.begin());
             parallel_for(parts, [&](int64_t part) {
                 const int64_t from = begin + part * chunk, count = std::min(chunk, begin + rows - from);
                 std::vector<double> work(static_cast<std::size_t>(count * p));
@@ -239,130 +224,32 @@ void Solver::triangle_of_rows() {
                 kernels().sketch_core.qr(work.data(), count, p, stacked.data() + (part + 1) * p * p);
             });
             throw_if_cancelled();
-            kernels().sketch_core.qr(stacked.data(), (parts + 1) * p, p, upper_.data());
+            kernels().sketch_core.qr(stacked.data(), (parts + 1) * p, p, triangle_.upper.data());
         }
     });
     ++result_.sweeps;
     double sum = 0;
     for (int64_t i = 0; i < n_; ++i) {
-        for (int64_t j = i; j < n_; ++j) sum += upper_[i * p + j] * upper_[i * p + j];
+        for (int64_t j = i; j < n_; ++j) sum += triangle_.upper[i * p + j] * triangle_.upper[i * p + j];
     }
-    norm_ = std::sqrt(sum);
-    if (!std::isfinite(norm_)) throw std::invalid_argument("lstsq: A has NaN or Inf");
-}
-
-// Decides the rank: by the triangle with columns scaled to norm 1, or as it is where the caller gave a cut.
-void Solver::use_triangle() {
-    const SketchCoreTable& core = kernels().sketch_core;
-    const int64_t p = n_ + k_;
-    const double cut = options_.rcond >= 0 ? options_.rcond : eps * static_cast<double>(std::max<int64_t>(30, n_));
-    double smallest = 0, scaled_smallest = 0, scaled_largest = 0;
-    core.extremes(upper_.data(), p, n_, &largest_, &smallest);
-    rank_ = result_.rank = n_;
-    result_.cond = smallest > 0 ? largest_ / smallest : std::numeric_limits<double>::infinity();
-    bool full = smallest > cut * largest_;
-    if (!full && options_.rcond < 0) {
-        std::vector<double> scaled(static_cast<std::size_t>(n_ * n_), 0.0);
-        bool empty = false;
-        for (int64_t j = 0; j < n_; ++j) {
-            double length = 0;
-            for (int64_t i = 0; i <= j; ++i) length = std::hypot(length, upper_[i * p + j]);
-            empty = empty || !(length > 0);
-            for (int64_t i = 0; i <= j && length > 0; ++i) scaled[i * n_ + j] = upper_[i * p + j] / length;
-        }
-        core.extremes(scaled.data(), n_, n_, &scaled_largest, &scaled_smallest);
-        full = !empty && scaled_smallest > cut * scaled_largest;
-    }
-    if (full) return;
-    u_.resize(static_cast<std::size_t>(n_ * n_));
-    v_.resize(u_.size());
-    s_.resize(static_cast<std::size_t>(n_));
-    core.svd(upper_.data(), p, n_, u_.data(), s_.data(), v_.data());
-    rank_ = 0;
-    while (rank_ < n_ && s_[rank_] > cut * s_[0]) ++rank_;
-    result_.rank = rank_;
-    if (rank_ > 0) result_.cond = s_[0] / s_[rank_ - 1];
+    triangle_.frobenius = std::sqrt(sum);
+    if (!std::isfinite(triangle_.frobenius)) throw std::invalid_argument("lstsq: A has NaN or Inf");
 }
 
 void Solver::scale_columns() {
-    scale_.assign(static_cast<std::size_t>(n_), 0.0);
-    weighted_squares(a_, nullptr, 0, scale_.data());
+    triangle_.scale.assign(static_cast<std::size_t>(n_), 0.0);
+    weighted_squares(a_, nullptr, 0, triangle_.scale.data());
     ++result_.sweeps;
     double sum = 0;
-    for (double& s : scale_) {
+    for (double& s : triangle_.scale) {
         sum += s;
         s += options_.ridge;
         s = s > 0 ? 1 / std::sqrt(s) : 0.0;
     }
-    norm_ = std::sqrt(sum);
-    if (!std::isfinite(norm_)) throw std::invalid_argument("lstsq: A has NaN or Inf");
-    rank_ = n_;
-    largest_ = norm_;
+    triangle_.frobenius = std::sqrt(sum);
+    if (!std::isfinite(triangle_.frobenius)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+    triangle_.largest = triangle_.frobenius;
     result_.cond = std::numeric_limits<double>::quiet_NaN();
-}
-
-void Solver::to_x(const std::vector<double>& y, double* x) const {
-    if (!scale_.empty()) {
-        for (int64_t j = 0; j < n_; ++j) x[j] = scale_[j] * y[j];
-    } else if (u_.empty()) {
-        std::copy(y.begin(), y.end(), x);
-        kernels().sketch_core.solve(upper_.data(), n_ + k_, n_, false, x);
-    } else {
-        std::fill_n(x, n_, 0.0);
-        for (int64_t i = 0; i < rank_; ++i) {
-            const double part = y[i] / s_[i];
-            for (int64_t j = 0; j < n_; ++j) x[j] += part * v_[i * n_ + j];
-        }
-    }
-}
-
-void Solver::to_y(const double* z, std::vector<double>& y) const {
-    y.resize(static_cast<std::size_t>(rank_));
-    if (!scale_.empty()) {
-        for (int64_t j = 0; j < n_; ++j) y[j] = scale_[j] * z[j];
-    } else if (u_.empty()) {
-        std::copy_n(z, n_, y.data());
-        kernels().sketch_core.solve(upper_.data(), n_ + k_, n_, true, y.data());
-    } else {
-        for (int64_t i = 0; i < rank_; ++i) {
-            double sum = 0;
-            for (int64_t j = 0; j < n_; ++j) sum += v_[i * n_ + j] * z[j];
-            y[i] = sum / s_[i];
-        }
-    }
-}
-
-void Solver::from_y(const std::vector<double>& y, double* z) const {
-    const int64_t p = n_ + k_;
-    std::fill_n(z, n_, 0.0);
-    if (!scale_.empty()) {
-        for (int64_t j = 0; j < n_; ++j) z[j] = scale_[j] > 0 ? y[j] / scale_[j] : 0.0;
-    } else if (u_.empty()) {
-        for (int64_t i = 0; i < n_; ++i) {
-            for (int64_t j = i; j < n_; ++j) z[j] += upper_[i * p + j] * y[i];
-        }
-    } else {
-        for (int64_t i = 0; i < rank_; ++i) {
-            for (int64_t j = 0; j < n_; ++j) z[j] += s_[i] * y[i] * v_[i * n_ + j];
-        }
-    }
-}
-
-// Sketch-and-solve, which for the triangle of A itself is the answer.
-void Solver::start(int64_t column, double* x) const {
-    std::fill_n(x, n_, 0.0);
-    if (!scale_.empty()) return;
-    const int64_t p = n_ + k_;
-    std::vector<double> y(static_cast<std::size_t>(n_));
-    for (int64_t i = 0; i < n_; ++i) y[i] = upper_[i * p + n_ + column];
-    if (!u_.empty()) {
-        std::vector<double> inside(static_cast<std::size_t>(rank_), 0.0);
-        for (int64_t i = 0; i < rank_; ++i) {
-            for (int64_t j = 0; j < n_; ++j) inside[i] += u_[i * n_ + j] * y[j];
-        }
-        y = inside;
-    }
-    to_x(y, x);
 }
 
 double Solver::residual(int64_t column, const double* x, double* z) {
@@ -393,43 +280,14 @@ void Solver::normal(const double* q, double* w) {
     ++result_.sweeps;
 }
 
-void Solver::prepare_error(double x_norm, double r_norm) {
-    if (!scale_.empty() || !u_.empty()) return;
-    shifted_.resize(static_cast<std::size_t>(n_ * n_));
-    const double shift = x_norm > 0 ? (r_norm / x_norm) * (r_norm / x_norm) : 0.0;
-    kernels().sketch_core.shifted(upper_.data(), n_ + k_, n_, shift, shifted_.data());
-}
-
-// Karlson and Waldén 1997: ‖(AᵀA + (‖r‖/‖x‖)² I)^(−1/2) Aᵀr‖ / ‖x‖, here over ‖A‖_F and with R in place of A (Epperly,
-// Meier and Nakatsukasa 2024). Without a triangle ‖Aᵀr‖/‖r‖ (Stewart), which is no smaller.
-double Solver::backward_error(const std::vector<double>& z, double x_norm, double r_norm) const {
-    if (!(norm_ > 0)) return 0;
-    const double z_norm = norm(z.data(), n_);
-    if (z_norm == 0 || r_norm == 0) return 0;
-    if (!scale_.empty() || !(x_norm > 0)) return z_norm / (r_norm * norm_);
-    std::vector<double> y = z;
-    if (!u_.empty()) {
-        double sum = 0;
-        const double shift = (r_norm / x_norm) * (r_norm / x_norm);
-        for (int64_t i = 0; i < rank_; ++i) {
-            double inside = 0;
-            for (int64_t j = 0; j < n_; ++j) inside += v_[i * n_ + j] * z[j];
-            sum += inside * inside / (s_[i] * s_[i] + shift);
-        }
-        return std::sqrt(sum) / (x_norm * norm_);
-    }
-    kernels().sketch_core.solve(shifted_.data(), n_, n_, true, y.data());
-    return norm(y.data(), n_) / (x_norm * norm_);
-}
-
 // The first refinement ends at the level of its own rounding (FOSSILS' rule), later ones by the backward error that the
 // recurrence predicts; what is returned is measured.
 bool Solver::near_enough(bool first, double step, const std::vector<double>& rest, int iteration, double x_norm, double r_norm) const {
-    if (first && scale_.empty()) return step <= 10 * eps * (largest_ * x_norm + 0.04 * result_.cond * r_norm);
-    if (!scale_.empty() ? false : iteration % 2 != 0) return false;
+    if (first && triangle_.scale.empty()) return step <= 10 * eps * (triangle_.largest * x_norm + 0.04 * result_.cond * r_norm);
+    if (!triangle_.scale.empty() ? false : iteration % 2 != 0) return false;
     std::vector<double> z(static_cast<std::size_t>(n_));
-    from_y(rest, z.data());
-    return backward_error(z, x_norm, r_norm) <= 0.25 * tol_;
+    triangle_.from_y(rest, z.data());
+    return triangle_.backward_error(z, x_norm, r_norm) <= 0.25 * tol_;
 }
 
 void Solver::conjugate_gradients(const std::vector<double>& c, std::vector<double>& dy, bool first, double x_norm, double r_norm) {
@@ -437,11 +295,11 @@ void Solver::conjugate_gradients(const std::vector<double>& c, std::vector<doubl
     dy.assign(c.size(), 0.0);
     double square = dot(rest, rest);
     const double begin = square;
-    const int most = scale_.empty() ? options_.max_iter : 20 * options_.max_iter;
+    const int most = triangle_.scale.empty() ? options_.max_iter : 20 * options_.max_iter;
     for (int iteration = 1; iteration <= most && square > 0; ++iteration) {
-        to_x(p, q.data());
+        triangle_.to_x(p, q.data());
         normal(q.data(), aq.data());
-        to_y(aq.data(), w);
+        triangle_.to_y(aq.data(), w);
         const double curvature = dot(p, w);
         if (!(curvature > 0)) break;
         const double alpha = square / curvature;
@@ -468,9 +326,9 @@ void Solver::heavy_ball(const std::vector<double>& c, std::vector<double>& dy, b
             step[i] = damping * rest[i] + momentum * step[i];
             dy[i] += step[i];
         }
-        to_x(dy, q.data());
+        triangle_.to_x(dy, q.data());
         normal(q.data(), aq.data());
-        to_y(aq.data(), w);
+        triangle_.to_y(aq.data(), w);
         for (std::size_t i = 0; i < dy.size(); ++i) rest[i] = c[i] - w[i];
         ++result_.iterations;
         if (near_enough(first, std::sqrt(dot(step, step)), rest, iteration, x_norm, r_norm) || dot(rest, rest) <= 1e-30 * begin) break;
@@ -484,8 +342,8 @@ void Solver::refine(int64_t column, double* x) {
         const double r_norm = residual(column, x, z.data()), x_norm = norm(x, n_);
         if (!std::isfinite(r_norm)) throw std::invalid_argument("lstsq: b has NaN or Inf");
         if (pass >= 1) {
-            prepare_error(x_norm, r_norm);
-            const double error = backward_error(z, x_norm, r_norm);
+            triangle_.prepare_error(x_norm, r_norm);
+            const double error = triangle_.backward_error(z, x_norm, r_norm);
             const bool enough = error <= tol_ || error > 0.5 * best_error || pass == most_refinements;
             if (error < best_error) {
                 best_error = error;
@@ -493,14 +351,14 @@ void Solver::refine(int64_t column, double* x) {
             }
             if (enough) break;
         }
-        to_y(z.data(), c);
+        triangle_.to_y(z.data(), c);
         const bool first = pass == 0;
         if (result_.method == LstsqMethod::fossils) {
             heavy_ball(c, dy, first, x_norm, r_norm);
         } else {
             conjugate_gradients(c, dy, first, x_norm, r_norm);
         }
-        to_x(dy, change.data());
+        triangle_.to_x(dy, change.data());
         for (int64_t j = 0; j < n_; ++j) x[j] += change[j];
     }
     std::copy(best.begin(), best.end(), x);
@@ -514,8 +372,8 @@ void Solver::certify(int64_t column, double* x) {
     std::vector<double> z(static_cast<std::size_t>(n_));
     const double r_norm = residual(column, x, z.data()), x_norm = norm(x, n_);
     if (!std::isfinite(r_norm)) throw std::invalid_argument("lstsq: b has NaN or Inf");
-    prepare_error(x_norm, r_norm);
-    const double error = backward_error(z, x_norm, r_norm);
+    triangle_.prepare_error(x_norm, r_norm);
+    const double error = triangle_.backward_error(z, x_norm, r_norm);
     result_.residual_norm[column] = r_norm;
     result_.backward_error[column] = error;
     if (error <= tol_) return;

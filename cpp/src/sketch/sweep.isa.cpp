@@ -26,7 +26,20 @@ RAPHSON_FORCE_INLINE void fetch_ahead(const T* next, int64_t stride, int64_t j) 
     for (int r = 0; r < (R + 1) / 2; ++r) prefetch_far(next + r * stride + j);
 }
 
-// R rows by C vectors in registers.
+// R rows by C vectors in registers. Full: all lanes of the columns exist.
+template <bool Full, class T, int R, int C>
+RAPHSON_FORCE_INLINE void dots_step(const T* a, int64_t stride, int count, const double* v, int64_t v_stride, Vec<double> (&sum)[R][C]) {
+    Vec<double> x[R];
+    RAPHSON_UNROLL
+    for (int r = 0; r < R; ++r) x[r] = Full ? load_wide(a + r * stride) : load_wide_part(a + r * stride, count);
+    RAPHSON_UNROLL
+    for (int c = 0; c < C; ++c) {
+        const Vec<double> y = Full ? load(v + c * v_stride) : load_part(v + c * v_stride, count);
+        RAPHSON_UNROLL
+        for (int r = 0; r < R; ++r) sum[r][c] = fma(x[r], y, sum[r][c]);
+    }
+}
+
 template <class T, int R, int C>
 void dots_group(const T* a, int64_t stride, int64_t cols, const double* v, int64_t v_stride, double* t, int64_t ldt,
                 const T* next) {
@@ -36,24 +49,16 @@ void dots_group(const T* a, int64_t stride, int64_t cols, const double* v, int64
         RAPHSON_UNROLL
         for (int c = 0; c < C; ++c) sum[r][c] = zero<double>();
     }
-    for (int64_t j = 0; j < cols; j += wide) {
-        const int count = static_cast<int>(std::min<int64_t>(wide, cols - j));
-        Vec<double> x[R];
+    int64_t j = 0;
+    for (; j + wide <= cols; j += wide) {
         fetch_ahead<T, R>(next, stride, j);
-        RAPHSON_UNROLL
-        for (int r = 0; r < R; ++r) x[r] = count == wide ? load_wide(a + r * stride + j) : load_wide_part(a + r * stride + j, count);
-        RAPHSON_UNROLL
-        for (int c = 0; c < C; ++c) {
-            const double* from = v + c * v_stride + j;
-            const Vec<double> y = count == wide ? load(from) : load_part(from, count);
-            RAPHSON_UNROLL
-            for (int r = 0; r < R; ++r) sum[r][c] = fma(x[r], y, sum[r][c]);
-        }
+        dots_step<true>(a + j, stride, wide, v + j, v_stride, sum);
     }
+    if (j < cols) dots_step<false>(a + j, stride, static_cast<int>(cols - j), v + j, v_stride, sum);
     RAPHSON_UNROLL
     for (int r = 0; r < R; ++r) {
         RAPHSON_UNROLL
-        for (int c = 0; c < C; ++c) t[r * ldt + c] = sum_lanes(sum[r][c]);
+        for (int c = 0; c < C; ++c) t[r * ldt + c] += sum_lanes(sum[r][c]);
     }
 }
 
@@ -67,15 +72,26 @@ void dots_rows(const T* a, int64_t stride, int64_t cols, const double* v, int64_
     if (c < k) dots_group<T, R, 1>(a, stride, cols, v + c * v_stride, v_stride, t + c, k, c == 0 ? next : nullptr);
 }
 
+// Columns taken at a time, so that their part of the k vectors stays in the first-level cache.
+int64_t panel_columns(int64_t cols, int k) {
+    constexpr int64_t panel_bytes = 16 << 10;
+    return k == 1 ? cols : std::max<int64_t>(64, panel_bytes / (8 * k) / 64 * 64);
+}
+
 template <class T>
 void dots_dense(const RowBlock& b, const double* v, int64_t v_stride, int k, double* t) {
     const T* const a = static_cast<const T*>(b.values);
     const T* const next = a + b.rows * b.stride;
-    int64_t i = 0;
-    for (; i + row_group <= b.rows; i += row_group) {
-        dots_rows<T, row_group>(a + i * b.stride, b.stride, b.cols, v, v_stride, k, t + i * k, next + i / 2 * b.stride);
+    const int64_t panel = panel_columns(b.cols, k);
+    std::fill_n(t, b.rows * k, 0.0);
+    for (int64_t j = 0; j < b.cols; j += panel) {
+        const int64_t cols = std::min(panel, b.cols - j);
+        int64_t i = 0;
+        for (; i + row_group <= b.rows; i += row_group) {
+            dots_rows<T, row_group>(a + i * b.stride + j, b.stride, cols, v + j, v_stride, k, t + i * k, next + i / 2 * b.stride + j);
+        }
+        for (; i < b.rows; ++i) dots_rows<T, 1>(a + i * b.stride + j, b.stride, cols, v + j, v_stride, k, t + i * k, nullptr);
     }
-    for (; i < b.rows; ++i) dots_rows<T, 1>(a + i * b.stride, b.stride, b.cols, v, v_stride, k, t + i * k, nullptr);
 }
 
 template <class T>
@@ -102,6 +118,25 @@ void dots(const RowBlock& b, const double* v, int64_t stride, int k, double* t) 
     f64 ? dots_dense<double>(b, v, stride, k, t) : dots_dense<float>(b, v, stride, k, t);
 }
 
+template <bool Full, class T, int R, int C>
+RAPHSON_FORCE_INLINE void combine_step(const T* a, int64_t stride, int count, const Vec<double> (&factor)[R][C], double* out, int64_t out_stride) {
+    Vec<double> x[R];
+    RAPHSON_UNROLL
+    for (int r = 0; r < R; ++r) x[r] = Full ? load_wide(a + r * stride) : load_wide_part(a + r * stride, count);
+    RAPHSON_UNROLL
+    for (int c = 0; c < C; ++c) {
+        double* to = out + c * out_stride;
+        Vec<double> sum = Full ? load(to) : load_part(to, count);
+        RAPHSON_UNROLL
+        for (int r = 0; r < R; ++r) sum = fma(x[r], factor[r][c], sum);
+        if (Full) {
+            store(to, sum);
+        } else {
+            store_part(to, sum, count);
+        }
+    }
+}
+
 template <class T, int R, int C>
 void combine_group(const T* a, int64_t stride, int64_t cols, const double* u, int64_t ldu, double* out, int64_t out_stride,
                    const T* next) {
@@ -111,28 +146,12 @@ void combine_group(const T* a, int64_t stride, int64_t cols, const double* u, in
         RAPHSON_UNROLL
         for (int c = 0; c < C; ++c) factor[r][c] = splat(u[r * ldu + c]);
     }
-    for (int64_t j = 0; j < cols; j += wide) {
-        const int count = static_cast<int>(std::min<int64_t>(wide, cols - j));
-        Vec<double> x[R];
+    int64_t j = 0;
+    for (; j + wide <= cols; j += wide) {
         fetch_ahead<T, R>(next, stride, j);
-        RAPHSON_UNROLL
-        for (int r = 0; r < R; ++r) {
-            const T* from = a + r * stride + j;
-            x[r] = count == wide ? load_wide(from) : load_wide_part(from, count);
-        }
-        RAPHSON_UNROLL
-        for (int c = 0; c < C; ++c) {
-            double* to = out + c * out_stride + j;
-            Vec<double> sum = count == wide ? load(to) : load_part(to, count);
-            RAPHSON_UNROLL
-            for (int r = 0; r < R; ++r) sum = fma(x[r], factor[r][c], sum);
-            if (count == wide) {
-                store(to, sum);
-            } else {
-                store_part(to, sum, count);
-            }
-        }
+        combine_step<true>(a + j, stride, wide, factor, out + j, out_stride);
     }
+    if (j < cols) combine_step<false>(a + j, stride, static_cast<int>(cols - j), factor, out + j, out_stride);
 }
 
 template <class T, int R>
@@ -149,11 +168,15 @@ template <class T>
 void combine_dense(const RowBlock& b, const double* u, int k, double* out, int64_t stride) {
     const T* const a = static_cast<const T*>(b.values);
     const T* const next = a + (b.rows + b.rows / 2) * b.stride;
-    int64_t i = 0;
-    for (; i + row_group <= b.rows; i += row_group) {
-        combine_rows<T, row_group>(a + i * b.stride, b.stride, b.cols, u + i * k, k, out, stride, next + i / 2 * b.stride);
+    const int64_t panel = panel_columns(b.cols, k);
+    for (int64_t j = 0; j < b.cols; j += panel) {
+        const int64_t cols = std::min(panel, b.cols - j);
+        int64_t i = 0;
+        for (; i + row_group <= b.rows; i += row_group) {
+            combine_rows<T, row_group>(a + i * b.stride + j, b.stride, cols, u + i * k, k, out + j, stride, next + i / 2 * b.stride + j);
+        }
+        for (; i < b.rows; ++i) combine_rows<T, 1>(a + i * b.stride + j, b.stride, cols, u + i * k, k, out + j, stride, nullptr);
     }
-    for (; i < b.rows; ++i) combine_rows<T, 1>(a + i * b.stride, b.stride, b.cols, u + i * k, k, out, stride, nullptr);
 }
 
 template <class T>

@@ -1,0 +1,142 @@
+#include "sketch/triangle.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "table.h"
+
+namespace raphson {
+
+using std::int64_t;
+
+constexpr double eps = std::numeric_limits<double>::epsilon();
+
+double norm(const double* x, int64_t n) {
+    double sum = 0;
+    for (int64_t j = 0; j < n; ++j) sum += x[j] * x[j];
+    return std::sqrt(sum);
+}
+
+void Triangle::decide(double rcond) {
+    const SketchCoreTable& core = kernels().sketch_core;
+    const int64_t p = n_ + k_;
+    const double cut = rcond >= 0 ? rcond : eps * static_cast<double>(std::max<int64_t>(30, n_));
+    double smallest = 0, scaled_smallest = 0, scaled_largest = 0;
+    core.extremes(upper.data(), p, n_, &largest, &smallest);
+    rank = n_;
+    cond = smallest > 0 ? largest / smallest : std::numeric_limits<double>::infinity();
+    bool full = smallest > cut * largest;
+    if (!full && rcond < 0) {
+        std::vector<double> scaled(static_cast<std::size_t>(n_ * n_), 0.0);
+        bool empty = false;
+        for (int64_t j = 0; j < n_; ++j) {
+            double length = 0;
+            for (int64_t i = 0; i <= j; ++i) length = std::hypot(length, upper[i * p + j]);
+            empty = empty || !(length > 0);
+            for (int64_t i = 0; i <= j && length > 0; ++i) scaled[i * n_ + j] = upper[i * p + j] / length;
+        }
+        core.extremes(scaled.data(), n_, n_, &scaled_largest, &scaled_smallest);
+        full = !empty && scaled_smallest > cut * scaled_largest;
+    }
+    if (full) return;
+    u_.resize(static_cast<std::size_t>(n_ * n_));
+    v_.resize(u_.size());
+    s_.resize(static_cast<std::size_t>(n_));
+    core.svd(upper.data(), p, n_, u_.data(), s_.data(), v_.data());
+    rank = 0;
+    while (rank < n_ && s_[rank] > cut * s_[0]) ++rank;
+    if (rank > 0) cond = s_[0] / s_[rank - 1];
+}
+
+void Triangle::to_x(const std::vector<double>& y, double* x) const {
+    if (!scale.empty()) {
+        for (int64_t j = 0; j < n_; ++j) x[j] = scale[j] * y[j];
+    } else if (u_.empty()) {
+        std::copy(y.begin(), y.end(), x);
+        kernels().sketch_core.solve(upper.data(), n_ + k_, n_, false, x);
+    } else {
+        std::fill_n(x, n_, 0.0);
+        for (int64_t i = 0; i < rank; ++i) {
+            const double part = y[i] / s_[i];
+            for (int64_t j = 0; j < n_; ++j) x[j] += part * v_[i * n_ + j];
+        }
+    }
+}
+
+void Triangle::to_y(const double* z, std::vector<double>& y) const {
+    y.resize(static_cast<std::size_t>(rank));
+    if (!scale.empty()) {
+        for (int64_t j = 0; j < n_; ++j) y[j] = scale[j] * z[j];
+    } else if (u_.empty()) {
+        std::copy_n(z, n_, y.data());
+        kernels().sketch_core.solve(upper.data(), n_ + k_, n_, true, y.data());
+    } else {
+        for (int64_t i = 0; i < rank; ++i) {
+            double sum = 0;
+            for (int64_t j = 0; j < n_; ++j) sum += v_[i * n_ + j] * z[j];
+            y[i] = sum / s_[i];
+        }
+    }
+}
+
+void Triangle::from_y(const std::vector<double>& y, double* z) const {
+    const int64_t p = n_ + k_;
+    std::fill_n(z, n_, 0.0);
+    if (!scale.empty()) {
+        for (int64_t j = 0; j < n_; ++j) z[j] = scale[j] > 0 ? y[j] / scale[j] : 0.0;
+    } else if (u_.empty()) {
+        for (int64_t i = 0; i < n_; ++i) {
+            for (int64_t j = i; j < n_; ++j) z[j] += upper[i * p + j] * y[i];
+        }
+    } else {
+        for (int64_t i = 0; i < rank; ++i) {
+            for (int64_t j = 0; j < n_; ++j) z[j] += s_[i] * y[i] * v_[i * n_ + j];
+        }
+    }
+}
+
+void Triangle::solution(int64_t column, double* x) const {
+    std::fill_n(x, n_, 0.0);
+    if (!scale.empty()) return;
+    const int64_t p = n_ + k_;
+    std::vector<double> y(static_cast<std::size_t>(n_));
+    for (int64_t i = 0; i < n_; ++i) y[i] = upper[i * p + n_ + column];
+    if (!u_.empty()) {
+        std::vector<double> inside(static_cast<std::size_t>(rank), 0.0);
+        for (int64_t i = 0; i < rank; ++i) {
+            for (int64_t j = 0; j < n_; ++j) inside[i] += u_[i * n_ + j] * y[j];
+        }
+        y = inside;
+    }
+    to_x(y, x);
+}
+
+void Triangle::prepare_error(double x_norm, double r_norm) {
+    if (!scale.empty() || !u_.empty()) return;
+    shifted_.resize(static_cast<std::size_t>(n_ * n_));
+    const double shift = x_norm > 0 ? (r_norm / x_norm) * (r_norm / x_norm) : 0.0;
+    kernels().sketch_core.shifted(upper.data(), n_ + k_, n_, shift, shifted_.data());
+}
+
+double Triangle::backward_error(const std::vector<double>& z, double x_norm, double r_norm) const {
+    if (!(frobenius > 0)) return 0;
+    const double z_norm = norm(z.data(), n_);
+    if (z_norm == 0 || r_norm == 0) return 0;
+    if (!scale.empty() || !(x_norm > 0)) return z_norm / (r_norm * frobenius);
+    std::vector<double> y = z;
+    if (!u_.empty()) {
+        double sum = 0;
+        const double shift = (r_norm / x_norm) * (r_norm / x_norm);
+        for (int64_t i = 0; i < rank; ++i) {
+            double inside = 0;
+            for (int64_t j = 0; j < n_; ++j) inside += v_[i * n_ + j] * z[j];
+            sum += inside * inside / (s_[i] * s_[i] + shift);
+        }
+        return std::sqrt(sum) / (x_norm * frobenius);
+    }
+    kernels().sketch_core.solve(shifted_.data(), n_, n_, true, y.data());
+    return norm(y.data(), n_) / (x_norm * frobenius);
+}
+
+}  // namespace raphson
