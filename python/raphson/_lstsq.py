@@ -32,7 +32,10 @@ class LstsqResult:
         ‖b − A x‖ (not squared, without the ridge), measured on x as it is here.
     backward_error : float
         Karlson and Waldén's estimate of the smallest relative change ‖ΔA‖_F / ‖A‖_F that makes x an exact solution,
-        measured on x; of several columns the largest. Where A was cut to a lower rank: of the cut problem.
+        measured on x, of A with its columns scaled to norm 1 (that of A itself is at most √n times it); of several
+        columns of b the largest. Where A was cut to a lower rank: of the cut problem, unscaled. ``method="cg"``:
+        Stewart's ‖Aᵀr‖ / (‖A‖_F ‖r‖), which is no smaller. m < n: ‖r‖ / (‖A‖_F ‖x‖), or Stewart's where b is out of
+        reach.
     rank : int
         Singular values that were kept.
     cond : float
@@ -97,7 +100,8 @@ def lstsq(
         ``"direct"``: Householder QR of A by blocks of rows. ``"cg"``: conjugate gradients on columns scaled to norm 1.
         ``"auto"``: direct up to 40 rows a column and for m < n, cg for CSR with more than 4096 columns, else sketch.
     tol : float, optional
-        Of the backward error; by default 1e-15, for float32 data 1e-6 (x is rounded to float32).
+        Of the backward error; by default 1e-15, for float32 data 1e-6 (x is rounded to float32); for m < n ten times
+        that.
     seed : int or numpy.random.Generator
         Key of the sketch.
 
@@ -132,7 +136,8 @@ def lstsq(
     matrix = tall(A, function, "A", right.shape[0])
     if method not in _METHODS:
         raise ValueError(f"{function}: method must be one of {', '.join(_METHODS)}, got {method!r}")
-    penalty, level = float(ridge), _LEVEL[matrix.dtype] if tol is None else float(tol)
+    usual = _LEVEL[matrix.dtype] if matrix.shape[0] >= matrix.shape[1] else 10 * _LEVEL[matrix.dtype]
+    penalty, level = float(ridge), usual if tol is None else float(tol)
     if not penalty >= 0 or math.isinf(penalty):
         raise ValueError(f"{function}: ridge must be finite and not negative, got {ridge!r}")
     if not level > 0:
@@ -140,7 +145,7 @@ def lstsq(
     cut = -1.0 if rcond is None else float(rcond)
     if rcond is not None and not 0 <= cut < 1:
         raise ValueError(f"{function}: rcond must lie in [0, 1), got {rcond!r}")
-    columns = np.ascontiguousarray(right.reshape(right.shape[0], -1), dtype=np.float64)
+    columns = np.ascontiguousarray(right if right.ndim == 2 else right[:, None], dtype=np.float64)
     if not np.isfinite(columns).all():
         raise ValueError(f"{function}: b has NaN or Inf")
     key = as_key(seed, function=function)

@@ -176,9 +176,12 @@ class GlmResult:
             self.fit_intercept,
             np.ascontiguousarray(self._parameters.ravel()),
         )
-        scale = np.sqrt(np.maximum(np.diag(information), np.finfo(float).tiny))  # badly scaled columns keep their digits
-        scaled = information / scale / scale[:, None]
-        found = np.linalg.pinv(scaled, rcond=1e-12, hermitian=True) / scale / scale[:, None]
+        # The inverse does not care how columns are scaled, its rounding does; the pseudo-inverse does care.
+        scale = np.ones(len(information))
+        if self.family != "multinomial":
+            scale = np.sqrt(np.maximum(np.diag(information), np.finfo(float).tiny))
+        found = np.linalg.pinv(information / scale / scale[:, None], rcond=1e-12, hermitian=True)
+        found = found / scale / scale[:, None]
         if self.family == "gaussian":  # its dispersion is not 1
             total = float(len(y) if weight is None else np.count_nonzero(weight))
             free = total - self._parameters.size

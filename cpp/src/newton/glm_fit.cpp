@@ -1,14 +1,10 @@
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <deque>
 #include <limits>
-#include <memory>
 #include <stdexcept>
 
 #include "common/threads.h"
-#include "newton/glm.h"
-#include "newton/metric.h"
+#include "newton/fit.h"
 
 namespace raphson {
 namespace {
@@ -16,64 +12,11 @@ namespace {
 using std::int64_t;
 using Vector = std::vector<double>;
 
-constexpr double eps = std::numeric_limits<double>::epsilon();
 constexpr int64_t widest_block = 4096;    // columns whose Hessian is factored
 constexpr int64_t gram_factor = 60;       // up to so many rows a column, the exact Hessian is as cheap as a sample's
 constexpr int64_t sample_factor = 25;     // rows of a sample a column
-constexpr int64_t sketch_factor = 10;     // rows of a sketch a column
 constexpr double small_newton = 6e8;      // flops of an exact Hessian and its factor, up to which Newton's method is the best
-constexpr int64_t widest_coupled = 1500;  // parameters of a multinomial model whose whole Hessian is factored
-constexpr int memory = 12;                // pairs of L-BFGS
-constexpr int patience = 10;              // reads without a decade before the preconditioner is made anew
-constexpr int most_refreshes = 4;
 constexpr double start_tolerance = 3e-2;  // of the fit to the sample that gives the start
-
-double dot(const Vector& x, const Vector& y) {
-    double sum = 0;
-    for (std::size_t j = 0; j < x.size(); ++j) sum += x[j] * y[j];
-    return sum;
-}
-double norm(const Vector& x) { return std::sqrt(dot(x, x)); }
-
-class Fit {
-public:
-    Fit(const RowSource& x, const GlmData& data, const GlmOptions& options) : glm_(x, data, options), data_(data), options_(options) {}
-    GlmSolution run();
-
-private:
-    enum class Step { taken, converged, over };
-
-    GlmMethod choose() const;
-    GlmMetric::Kind metric_kind() const;
-    void begin();
-    void start_from_sample();
-    void refresh();
-    bool record();  // true: the run is over
-    bool advance(const Vector& direction);
-    void conjugate_gradients();
-    void quasi_newton();
-    void newton();
-    void newton_sketch();
-    Vector newton_direction(double forcing, int most);
-    void finish();
-    double relative() const { return norm(at_.gradient) / scale_; }
-    bool hopeless() const;
-
-    Glm glm_;
-    const GlmData& data_;
-    const GlmOptions& options_;
-    GlmSolution solution_;
-    GlmPoint at_, next_;
-    GlmMetric metric_;
-    GlmMetric::Kind kind_ = GlmMetric::Kind::diagonal;
-    Glm::Sample sample_;
-    std::unique_ptr<RowSource> sample_rows_;
-    std::unique_ptr<GlmOptions> sample_options_;
-    double scale_ = 1;
-    int refreshes_ = 0;
-    int64_t sketch_rows_ = 0;
-    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
 
 // The products that a Gram matrix of compressed rows takes, over those of a sweep.
 double gram_work(const RowBlock& b) {
@@ -85,7 +28,9 @@ double gram_work(const RowBlock& b) {
     return squares / std::max(1.0, static_cast<double>(b.size()));
 }
 
-GlmMetric::Kind Fit::metric_kind() const {
+}  // namespace
+
+GlmMetric::Kind GlmFit::metric_kind() const {
     const RowBlock* whole = glm_.x().whole;
     if (glm_.p() > widest_block) return GlmMetric::Kind::diagonal;
     if (whole != nullptr && whole->starts != nullptr) {
@@ -95,7 +40,7 @@ GlmMetric::Kind Fit::metric_kind() const {
     return whole != nullptr ? GlmMetric::Kind::sample : GlmMetric::Kind::sketch;
 }
 
-GlmMethod Fit::choose() const {
+GlmMethod GlmFit::choose() const {
     if (glm_.p() > widest_block) return GlmMethod::newton_cg;
     const auto size = static_cast<double>(glm_.size());
     const RowBlock* whole = glm_.x().whole;
@@ -108,7 +53,7 @@ GlmMethod Fit::choose() const {
     return glm_.outputs() > 1 ? GlmMethod::sketch_pcg : GlmMethod::quasi_newton;  // coupled blocks are far from any metric
 }
 
-GlmSolution Fit::run() {
+GlmSolution GlmFit::run() {
     solution_.method = options_.method == GlmMethod::automatic ? choose() : options_.method;
     if ((solution_.method == GlmMethod::newton || solution_.method == GlmMethod::newton_sketch) && glm_.p() > widest_block) {
         throw std::invalid_argument("fit_glm: this method factors a Hessian of at most 4096 columns; take newton_cg");
@@ -129,7 +74,7 @@ GlmSolution Fit::run() {
     return std::move(solution_);
 }
 
-void Fit::begin() {
+void GlmFit::begin() {
     const auto size = static_cast<std::size_t>(glm_.size());
     at_.w.assign(size, 0.0);
     Vector at_zero;
@@ -142,7 +87,7 @@ void Fit::begin() {
         elsewhere = true;
     }
     glm_.evaluate(at_, false, elsewhere ? &at_zero : nullptr);
-    scale_ = norm(elsewhere ? at_zero : at_.gradient);
+    scale_ = length(elsewhere ? at_zero : at_.gradient);
     if (!std::isfinite(scale_)) throw std::invalid_argument("fit_glm: X has NaN or Inf");
     if (!(scale_ > 0)) scale_ = 1;  // 0 is the minimiser, or everything is 0
     if (elsewhere && (!std::isfinite(at_.objective) || (options_.init == nullptr && !(relative() < 1)))) {
@@ -151,12 +96,12 @@ void Fit::begin() {
     }
     if (kind_ == GlmMetric::Kind::sample) return;
     if (solution_.method == GlmMethod::newton || solution_.method == GlmMethod::newton_sketch) return;
-    if (sketch_rows_ == 0) sketch_rows_ = sketch_factor * glm_.p();
+    if (sketch_rows_ == 0) sketch_rows_ = fit_sketch_factor * glm_.p();
     metric_.build(glm_, at_, kind_, sketch_rows_, options_.seed);
 }
 
 // The minimiser on a sample costs little, is as near as the sample is large, and its Hessian is the metric.
-void Fit::start_from_sample() {
+void GlmFit::start_from_sample() {
     sample_ = glm_.sample(sample_factor * glm_.p(), options_.seed);
     sample_rows_ = std::make_unique<RowSource>(RowSource::of(sample_.block));
     sample_options_ = std::make_unique<GlmOptions>(options_);
@@ -170,7 +115,7 @@ void Fit::start_from_sample() {
         kind_ = GlmMetric::Kind::sketch;
         return;
     }
-    Fit part(*sample_rows_, sample_.data, *sample_options_);
+    GlmFit part(*sample_rows_, sample_.data, *sample_options_);
     part.solution_.method = GlmMethod::quasi_newton;
     part.kind_ = GlmMetric::Kind::sketch;
     part.sketch_rows_ = 4 * glm_.p();
@@ -185,17 +130,17 @@ void Fit::start_from_sample() {
     metric_.build_from(glm_, part.glm_, part.at_.separated ? part.next_ : part.at_);
 }
 
-void Fit::refresh() {
+void GlmFit::refresh() {
     if (refreshes_ >= most_refreshes) return;
     ++refreshes_;
     if (kind_ == GlmMetric::Kind::sample) kind_ = GlmMetric::Kind::sketch;  // rows picked evenly have missed the ones that matter
-    sketch_rows_ = std::min(std::max(2 * sketch_rows_, sketch_factor * glm_.p()), glm_.x().rows);
+    sketch_rows_ = std::min(std::max(2 * sketch_rows_, fit_sketch_factor * glm_.p()), glm_.x().rows);
     metric_.build(glm_, at_, kind_, sketch_rows_, options_.seed + static_cast<std::uint64_t>(refreshes_));
 }
 
-bool Fit::hopeless() const { return at_.separated && options_.ridge == 0; }
+bool GlmFit::hopeless() const { return at_.separated && options_.ridge == 0; }
 
-bool Fit::record() {
+bool GlmFit::record() {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
     solution_.history.push_back({relative(), at_.objective, seconds, glm_.sweeps()});
     if (options_.callback && options_.callback(solution_.history.back(), solution_.iterations)) {
@@ -210,6 +155,12 @@ bool Fit::record() {
         solution_.status = Status::converged;
         return true;
     }
+    idle_ = relative() <= 0.5 * best_ ? 0 : idle_ + 1;
+    best_ = std::min(best_, relative());
+    if (best_ <= rounding_level && idle_ >= 3) {
+        solution_.status = Status::precision_floor;
+        return true;
+    }
     if (solution_.iterations >= options_.max_iter) {
         solution_.status = Status::max_iter;
         return true;
@@ -219,13 +170,13 @@ bool Fit::record() {
 
 // A step along a direction of descent. Length 1 is tried with a full evaluation, for it is right near the solution;
 // another length is found on the margins, which costs no read, and its gradient one. False: no progress is left.
-bool Fit::advance(const Vector& direction) {
-    const double slope = dot(at_.gradient, direction);
+bool GlmFit::advance(const Vector& direction) {
+    const double slope = inner(at_.gradient, direction);
     if (!(slope < 0) || !std::isfinite(slope)) return false;
     next_.w = at_.w;
     for (std::size_t j = 0; j < direction.size(); ++j) next_.w[j] += direction[j];
     glm_.evaluate(next_);
-    const double slope_there = dot(next_.gradient, direction), noise = 1e-13 * std::max(std::fabs(at_.objective), 1e-300);
+    const double slope_there = inner(next_.gradient, direction), noise = 1e-13 * std::max(std::fabs(at_.objective), 1e-300);
     const bool finite = std::isfinite(next_.objective) && std::isfinite(slope_there);
     const bool lower = finite && next_.objective <= at_.objective + 1e-4 * slope;
     const bool level = finite && next_.objective <= at_.objective + noise && std::fabs(slope_there) <= 0.9 * std::fabs(slope);
@@ -249,7 +200,7 @@ bool Fit::advance(const Vector& direction) {
         t = known ? low - slope_low * (high - low) / (slope_high - slope_low) : 0.5 * (low + high);
         t = std::min(std::max(t, low + 0.05 * (high - low)), high - 0.05 * (high - low));
         const double value = glm_.along(at_, next_, t, &there);
-        if (std::isfinite(value) && std::fabs(there) <= 0.1 * std::fabs(slope)) break;
+        if (std::isfinite(value) && std::fabs(there) <= 0.1 * std::fabs(slope) && value <= at_.objective + 1e-4 * t * slope + noise) break;
         if (std::isfinite(there) && there < 0) {
             low = t;
             slope_low = there;
@@ -262,184 +213,12 @@ bool Fit::advance(const Vector& direction) {
     for (std::size_t j = 0; j < direction.size(); ++j) next_.w[j] = at_.w[j] + t * direction[j];
     glm_.evaluate(next_, true);
     if (!std::isfinite(next_.objective) || next_.objective > at_.objective + noise) return false;
-    if (next_.objective >= at_.objective - noise && norm(next_.gradient) >= norm(at_.gradient)) return false;
+    if (next_.objective >= at_.objective - noise && length(next_.gradient) >= length(at_.gradient)) return false;
     std::swap(at_, next_);
     return true;
 }
 
-// Preconditioned conjugate gradients on ∇² s = −g until the residual is `forcing` of the gradient.
-Vector Fit::newton_direction(double forcing, int most) {
-    Vector s(at_.w.size(), 0.0), rest = at_.gradient, hp(s.size());
-    for (double& r : rest) r = -r;
-    Vector z = rest;
-    metric_.solve(z);
-    Vector p = z;
-    double square = dot(rest, z);
-    const double goal = forcing * norm(rest);
-    for (int step = 0; step < most && square > 0; ++step) {
-        glm_.hessian(at_, p.data(), hp.data());
-        ++solution_.hessian_products;
-        const double curvature = dot(p, hp);
-        if (!(curvature > 0)) break;
-        const double alpha = square / curvature;
-        for (std::size_t j = 0; j < s.size(); ++j) {
-            s[j] += alpha * p[j];
-            rest[j] -= alpha * hp[j];
-        }
-        if (norm(rest) <= goal) break;
-        z = rest;
-        metric_.solve(z);
-        const double next = dot(rest, z);
-        for (std::size_t j = 0; j < s.size(); ++j) p[j] = z[j] + next / square * p[j];
-        square = next;
-    }
-    return s;
-}
-
-void Fit::conjugate_gradients() {
-    const bool diagonal = kind_ == GlmMetric::Kind::diagonal;
-    while (true) {
-        const double here = relative();
-        // Superlinear: min(½, √‖g‖); no more than the tolerance needs.
-        const double forcing = std::max(std::min(0.5, std::sqrt(here)), std::min(0.5, 0.3 * options_.tol / here));
-        const int before = solution_.hessian_products;
-        const Vector s = newton_direction(forcing, diagonal ? 500 : 100);
-        const int used = solution_.hessian_products - before;
-        ++solution_.iterations;
-        if (!advance(s)) {
-            solution_.status = relative() <= 1e3 * eps ? Status::precision_floor : Status::stalled;
-            record();
-            if (relative() <= options_.tol) solution_.status = Status::converged;
-            return;
-        }
-        if (record()) return;
-        if (diagonal) {
-            if (solution_.iterations % 4 == 0) metric_.build(glm_, at_, kind_, 0, 0);
-        } else if (used > 4 + 4 * static_cast<int>(-std::log10(forcing) + 1)) {
-            refresh();
-        }
-    }
-}
-
-void Fit::quasi_newton() {
-    struct Pair {
-        Vector s, y;
-        double rho;
-    };
-    std::deque<Pair> pairs;
-    int since = 0;
-    double mark = relative();
-    while (true) {
-        Vector q = at_.gradient, alpha(pairs.size());
-        for (std::size_t i = pairs.size(); i-- > 0;) {
-            alpha[i] = pairs[i].rho * dot(pairs[i].s, q);
-            for (std::size_t j = 0; j < q.size(); ++j) q[j] -= alpha[i] * pairs[i].y[j];
-        }
-        metric_.solve(q);
-        if (!pairs.empty()) {
-            Vector my = pairs.back().y;
-            metric_.solve(my);
-            const double inside = dot(pairs.back().y, my);
-            if (inside > 0) {
-                for (double& v : q) v /= pairs.back().rho * inside;
-            }
-        }
-        for (std::size_t i = 0; i < pairs.size(); ++i) {
-            const double beta = pairs[i].rho * dot(pairs[i].y, q);
-            for (std::size_t j = 0; j < q.size(); ++j) q[j] += (alpha[i] - beta) * pairs[i].s[j];
-        }
-        for (double& v : q) v = -v;
-        const Vector from = at_.w, slope = at_.gradient;
-        ++solution_.iterations;
-        if (!advance(q)) {
-            if (!pairs.empty()) {  // the memory may be at fault
-                pairs.clear();
-                continue;
-            }
-            solution_.status = Status::stalled;
-            record();
-            if (solution_.status != Status::converged && relative() <= 1e-10) solution_.status = Status::precision_floor;
-            return;
-        }
-        if (record()) return;
-        Pair pair{at_.w, at_.gradient, 0};
-        for (std::size_t j = 0; j < from.size(); ++j) {
-            pair.s[j] -= from[j];
-            pair.y[j] -= slope[j];
-        }
-        const double curvature = dot(pair.s, pair.y);
-        if (curvature > 0 && std::isfinite(1 / curvature)) {
-            pair.rho = 1 / curvature;
-            pairs.push_back(std::move(pair));
-            if (pairs.size() > memory) pairs.pop_front();
-        }
-        ++since;
-        if (relative() <= 0.1 * mark) {
-            mark = relative();
-            since = 0;
-        } else if (since >= patience && refreshes_ < most_refreshes) {
-            refresh();
-            pairs.clear();
-            mark = relative();
-            since = 0;
-        }
-    }
-}
-
-// One step beyond the tolerance, where the matrix at hand makes it cheap: convergence is quadratic, so the coefficients
-// get the digits that the gradient's norm does not see when columns are nearly collinear.
-void Fit::newton() {
-    const bool coupled = glm_.outputs() > 1 && glm_.size() <= widest_coupled;
-    bool reached = false;
-    while (true) {
-        if (coupled) {
-            metric_.build_coupled(glm_, at_);
-        } else {
-            metric_.build(glm_, at_, GlmMetric::Kind::exact, 0, 0);
-        }
-        Vector s;
-        if (glm_.outputs() == 1 || coupled) {
-            s = at_.gradient;
-            metric_.solve(s);
-            for (double& v : s) v = -v;
-        } else {  // the blocks couple: to a residual as good as a factor's for a Newton step
-            s = newton_direction(1e-3, 200);
-        }
-        const double before = relative();
-        ++solution_.iterations;
-        const bool moved = advance(s);
-        if (reached) {
-            if (moved && relative() > before) std::swap(at_, next_);
-            if (moved) solution_.history.back().gradient_norm = relative();
-            return;
-        }
-        if (!moved) {
-            solution_.status = relative() <= 1e-10 ? Status::precision_floor : Status::stalled;
-            return;
-        }
-        if (record()) {
-            reached = solution_.status == Status::converged && relative() > 1e-14;
-            if (!reached) return;
-        }
-    }
-}
-
-void Fit::newton_sketch() {
-    while (true) {
-        metric_.build(glm_, at_, GlmMetric::Kind::sketch, sketch_factor * glm_.p(), options_.seed + static_cast<std::uint64_t>(solution_.iterations));
-        Vector s = at_.gradient;
-        metric_.solve(s);
-        for (double& v : s) v = -v;
-        ++solution_.iterations;
-        if (!advance(s)) {
-            solution_.status = relative() <= 1e-10 ? Status::precision_floor : Status::stalled;
-            return;
-        }
-        if (record()) return;
-    }
-}
-
-void Fit::finish() {
+void GlmFit::finish() {
     const int64_t p = glm_.p(), k = glm_.outputs();
     if (k > 1) {  // the gauge: coefficients sum to 0 over the classes where no ridge sees to it, intercepts always
         for (int64_t j = options_.ridge == 0 ? 0 : glm_.x().cols; j < p; ++j) {
@@ -461,6 +240,8 @@ void Fit::finish() {
     solution_.sweeps = glm_.sweeps();
 }
 
+namespace {
+
 // A label that never varies sends the intercept, or the separating coefficients, to infinity.
 bool no_minimiser(const RowSource& x, const GlmData& data, const GlmOptions& options) {
     if (!options.intercept || options.family == GlmFamily::gaussian) return false;
@@ -479,7 +260,7 @@ bool no_minimiser(const RowSource& x, const GlmData& data, const GlmOptions& opt
 }  // namespace
 
 GlmSolution fit_glm(const RowSource& x, const GlmData& data, const GlmOptions& options) {
-    GlmSolution solution = Fit(x, data, options).run();
+    GlmSolution solution = GlmFit(x, data, options).run();
     if (no_minimiser(x, data, options)) solution.status = Status::infeasible;
     return solution;
 }

@@ -75,9 +75,9 @@ private:
     // z = Aᵀ(b − A x) − ridge·x in one read; gives ‖b − A x‖.
     double residual(int64_t column, const double* x, double* z);
     void normal(const double* q, double* w);  // w = AᵀA q + ridge·q in one read
-    void conjugate_gradients(const std::vector<double>& c, std::vector<double>& dy, bool first, double x_norm, double r_norm);
-    void heavy_ball(const std::vector<double>& c, std::vector<double>& dy, bool first, double x_norm, double r_norm);
-    bool near_enough(bool first, double step, const std::vector<double>& rest, int iteration, double x_norm, double r_norm) const;
+    void conjugate_gradients(const std::vector<double>& c, std::vector<double>& dy, bool first, const double* x, double r_norm);
+    void heavy_ball(const std::vector<double>& c, std::vector<double>& dy, bool first, const double* x, double r_norm);
+    bool near_enough(bool first, double step, const std::vector<double>& rest, int iteration, const double* x, double r_norm) const;
     void certify(int64_t column, double* x);
 
     const RowSource& a_;
@@ -282,15 +282,15 @@ void Solver::normal(const double* q, double* w) {
 
 // The first refinement ends at the level of its own rounding (FOSSILS' rule), later ones by the backward error that the
 // recurrence predicts; what is returned is measured.
-bool Solver::near_enough(bool first, double step, const std::vector<double>& rest, int iteration, double x_norm, double r_norm) const {
-    if (first && triangle_.scale.empty()) return step <= 10 * eps * (triangle_.largest * x_norm + 0.04 * result_.cond * r_norm);
+bool Solver::near_enough(bool first, double step, const std::vector<double>& rest, int iteration, const double* x, double r_norm) const {
+    if (first && triangle_.scale.empty()) return step <= 10 * triangle_.step_floor(x, r_norm);
     if (!triangle_.scale.empty() ? false : iteration % 2 != 0) return false;
     std::vector<double> z(static_cast<std::size_t>(n_));
     triangle_.from_y(rest, z.data());
-    return triangle_.backward_error(z, x_norm, r_norm) <= 0.25 * tol_;
+    return triangle_.backward_error(z, x, r_norm) <= 0.25 * tol_;
 }
 
-void Solver::conjugate_gradients(const std::vector<double>& c, std::vector<double>& dy, bool first, double x_norm, double r_norm) {
+void Solver::conjugate_gradients(const std::vector<double>& c, std::vector<double>& dy, bool first, const double* x, double r_norm) {
     std::vector<double> rest = c, p = c, w, q(static_cast<std::size_t>(n_)), aq(q.size());
     dy.assign(c.size(), 0.0);
     double square = dot(rest, rest);
@@ -309,14 +309,14 @@ void Solver::conjugate_gradients(const std::vector<double>& c, std::vector<doubl
         }
         ++result_.iterations;
         const double step = alpha * std::sqrt(dot(p, p)), next = dot(rest, rest);
-        if (near_enough(first, step, rest, iteration, x_norm, r_norm) || next <= 1e-30 * begin) break;
+        if (near_enough(first, step, rest, iteration, x, r_norm) || next <= 1e-30 * begin) break;
         for (std::size_t i = 0; i < p.size(); ++i) p[i] = rest[i] + next / square * p[i];
         square = next;
     }
 }
 
 // Polyak's heavy ball with the damping and momentum that a sketch of this size deserves.
-void Solver::heavy_ball(const std::vector<double>& c, std::vector<double>& dy, bool first, double x_norm, double r_norm) {
+void Solver::heavy_ball(const std::vector<double>& c, std::vector<double>& dy, bool first, const double* x, double r_norm) {
     const double momentum = static_cast<double>(n_) / static_cast<double>(sketch_rows_), damping = (1 - momentum) * (1 - momentum);
     std::vector<double> rest = c, w, q(static_cast<std::size_t>(n_)), aq(q.size()), step(c.size(), 0.0);
     dy.assign(c.size(), 0.0);
@@ -331,7 +331,7 @@ void Solver::heavy_ball(const std::vector<double>& c, std::vector<double>& dy, b
         triangle_.to_y(aq.data(), w);
         for (std::size_t i = 0; i < dy.size(); ++i) rest[i] = c[i] - w[i];
         ++result_.iterations;
-        if (near_enough(first, std::sqrt(dot(step, step)), rest, iteration, x_norm, r_norm) || dot(rest, rest) <= 1e-30 * begin) break;
+        if (near_enough(first, std::sqrt(dot(step, step)), rest, iteration, x, r_norm) || dot(rest, rest) <= 1e-30 * begin) break;
     }
 }
 
@@ -339,11 +339,11 @@ void Solver::refine(int64_t column, double* x) {
     std::vector<double> z(static_cast<std::size_t>(n_)), c, dy, change(z.size()), best(x, x + n_);
     double best_error = std::numeric_limits<double>::infinity();
     for (int pass = 0; pass <= most_refinements; ++pass) {
-        const double r_norm = residual(column, x, z.data()), x_norm = norm(x, n_);
+        const double r_norm = residual(column, x, z.data());
         if (!std::isfinite(r_norm)) throw std::invalid_argument("lstsq: b has NaN or Inf");
         if (pass >= 1) {
-            triangle_.prepare_error(x_norm, r_norm);
-            const double error = triangle_.backward_error(z, x_norm, r_norm);
+            triangle_.prepare_error(x, r_norm);
+            const double error = triangle_.backward_error(z, x, r_norm);
             const bool enough = error <= tol_ || error > 0.5 * best_error || pass == most_refinements;
             if (error < best_error) {
                 best_error = error;
@@ -354,9 +354,9 @@ void Solver::refine(int64_t column, double* x) {
         triangle_.to_y(z.data(), c);
         const bool first = pass == 0;
         if (result_.method == LstsqMethod::fossils) {
-            heavy_ball(c, dy, first, x_norm, r_norm);
+            heavy_ball(c, dy, first, x, r_norm);
         } else {
-            conjugate_gradients(c, dy, first, x_norm, r_norm);
+            conjugate_gradients(c, dy, first, x, r_norm);
         }
         triangle_.to_x(dy, change.data());
         for (int64_t j = 0; j < n_; ++j) x[j] += change[j];
@@ -370,10 +370,10 @@ void Solver::certify(int64_t column, double* x) {
         for (int64_t j = 0; j < n_; ++j) x[j] = static_cast<double>(static_cast<float>(x[j]));
     }
     std::vector<double> z(static_cast<std::size_t>(n_));
-    const double r_norm = residual(column, x, z.data()), x_norm = norm(x, n_);
+    const double r_norm = residual(column, x, z.data());
     if (!std::isfinite(r_norm)) throw std::invalid_argument("lstsq: b has NaN or Inf");
-    triangle_.prepare_error(x_norm, r_norm);
-    const double error = triangle_.backward_error(z, x_norm, r_norm);
+    triangle_.prepare_error(x, r_norm);
+    const double error = triangle_.backward_error(z, x, r_norm);
     result_.residual_norm[column] = r_norm;
     result_.backward_error[column] = error;
     if (error <= tol_) return;

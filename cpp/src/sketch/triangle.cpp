@@ -26,18 +26,25 @@ void Triangle::decide(double rcond) {
     core.extremes(upper.data(), p, n_, &largest, &smallest);
     rank = n_;
     cond = smallest > 0 ? largest / smallest : std::numeric_limits<double>::infinity();
-    bool full = smallest > cut * largest;
-    if (!full && rcond < 0) {
-        std::vector<double> scaled(static_cast<std::size_t>(n_ * n_), 0.0);
-        bool empty = false;
-        for (int64_t j = 0; j < n_; ++j) {
-            double length = 0;
-            for (int64_t i = 0; i <= j; ++i) length = std::hypot(length, upper[i * p + j]);
-            empty = empty || !(length > 0);
-            for (int64_t i = 0; i <= j && length > 0; ++i) scaled[i * n_ + j] = upper[i * p + j] / length;
+    scaled_.assign(static_cast<std::size_t>(n_ * n_), 0.0);
+    length_.assign(static_cast<std::size_t>(n_), 0.0);
+    bool full = true;
+    for (int64_t j = 0; j < n_; ++j) {
+        double largest_entry = 0, sum = 0;
+        for (int64_t i = 0; i <= j; ++i) largest_entry = std::max(largest_entry, std::fabs(upper[i * p + j]));
+        for (int64_t i = 0; i <= j && largest_entry > 0; ++i) {
+            const double part = upper[i * p + j] / largest_entry;
+            sum += part * part;
         }
-        core.extremes(scaled.data(), n_, n_, &scaled_largest, &scaled_smallest);
-        full = !empty && scaled_smallest > cut * scaled_largest;
+        length_[j] = largest_entry * std::sqrt(sum);
+        full = full && length_[j] > 0;
+        for (int64_t i = 0; i <= j && length_[j] > 0; ++i) scaled_[i * n_ + j] = upper[i * p + j] / length_[j];
+    }
+    if (full) {
+        core.extremes(scaled_.data(), n_, n_, &scaled_largest, &scaled_smallest);
+        full = rcond >= 0 ? smallest > cut * largest : scaled_smallest > cut * scaled_largest;
+        scaled_largest_ = scaled_largest;
+        scaled_cond_ = scaled_smallest > 0 ? scaled_largest / scaled_smallest : std::numeric_limits<double>::infinity();
     }
     if (full) return;
     u_.resize(static_cast<std::size_t>(n_ * n_));
@@ -54,7 +61,8 @@ void Triangle::to_x(const std::vector<double>& y, double* x) const {
         for (int64_t j = 0; j < n_; ++j) x[j] = scale[j] * y[j];
     } else if (u_.empty()) {
         std::copy(y.begin(), y.end(), x);
-        kernels().sketch_core.solve(upper.data(), n_ + k_, n_, false, x);
+        kernels().sketch_core.solve(scaled_.data(), n_, n_, false, x);
+        for (int64_t j = 0; j < n_; ++j) x[j] /= length_[j];
     } else {
         std::fill_n(x, n_, 0.0);
         for (int64_t i = 0; i < rank; ++i) {
@@ -69,8 +77,8 @@ void Triangle::to_y(const double* z, std::vector<double>& y) const {
     if (!scale.empty()) {
         for (int64_t j = 0; j < n_; ++j) y[j] = scale[j] * z[j];
     } else if (u_.empty()) {
-        std::copy_n(z, n_, y.data());
-        kernels().sketch_core.solve(upper.data(), n_ + k_, n_, true, y.data());
+        for (int64_t j = 0; j < n_; ++j) y[j] = z[j] / length_[j];
+        kernels().sketch_core.solve(scaled_.data(), n_, n_, true, y.data());
     } else {
         for (int64_t i = 0; i < rank; ++i) {
             double sum = 0;
@@ -81,14 +89,14 @@ void Triangle::to_y(const double* z, std::vector<double>& y) const {
 }
 
 void Triangle::from_y(const std::vector<double>& y, double* z) const {
-    const int64_t p = n_ + k_;
     std::fill_n(z, n_, 0.0);
     if (!scale.empty()) {
         for (int64_t j = 0; j < n_; ++j) z[j] = scale[j] > 0 ? y[j] / scale[j] : 0.0;
     } else if (u_.empty()) {
         for (int64_t i = 0; i < n_; ++i) {
-            for (int64_t j = i; j < n_; ++j) z[j] += upper[i * p + j] * y[i];
+            for (int64_t j = i; j < n_; ++j) z[j] += scaled_[i * n_ + j] * y[i];
         }
+        for (int64_t j = 0; j < n_; ++j) z[j] *= length_[j];
     } else {
         for (int64_t i = 0; i < rank; ++i) {
             for (int64_t j = 0; j < n_; ++j) z[j] += s_[i] * y[i] * v_[i * n_ + j];
@@ -112,19 +120,29 @@ void Triangle::solution(int64_t column, double* x) const {
     to_x(y, x);
 }
 
-void Triangle::prepare_error(double x_norm, double r_norm) {
-    if (!scale.empty() || !u_.empty()) return;
-    shifted_.resize(static_cast<std::size_t>(n_ * n_));
-    const double shift = x_norm > 0 ? (r_norm / x_norm) * (r_norm / x_norm) : 0.0;
-    kernels().sketch_core.shifted(upper.data(), n_ + k_, n_, shift, shifted_.data());
+double Triangle::scaled_norm(const double* x) const {
+    if (!u_.empty() || length_.empty()) return norm(x, n_);
+    double sum = 0;
+    for (int64_t j = 0; j < n_; ++j) sum += (length_[j] * x[j]) * (length_[j] * x[j]);
+    return std::sqrt(sum);
 }
 
-double Triangle::backward_error(const std::vector<double>& z, double x_norm, double r_norm) const {
-    if (!(frobenius > 0)) return 0;
-    const double z_norm = norm(z.data(), n_);
-    if (z_norm == 0 || r_norm == 0) return 0;
+double Triangle::step_floor(const double* x, double r_norm) const {
+    const bool cut = !u_.empty();
+    return eps * ((cut ? largest : scaled_largest_) * scaled_norm(x) + 0.04 * (cut ? cond : scaled_cond_) * r_norm);
+}
+
+void Triangle::prepare_error(const double* x, double r_norm) {
+    if (!scale.empty() || !u_.empty()) return;
+    shifted_.resize(static_cast<std::size_t>(n_ * n_));
+    const double x_norm = scaled_norm(x), ratio = x_norm > 0 ? r_norm / x_norm : 0.0;
+    kernels().sketch_core.shifted(scaled_.data(), n_, n_, ratio * ratio, shifted_.data());
+}
+
+double Triangle::backward_error(const std::vector<double>& z, const double* x, double r_norm) const {
+    const double z_norm = norm(z.data(), n_), x_norm = scaled_norm(x);
+    if (!(frobenius > 0) || z_norm == 0 || r_norm == 0) return 0;
     if (!scale.empty() || !(x_norm > 0)) return z_norm / (r_norm * frobenius);
-    std::vector<double> y = z;
     if (!u_.empty()) {
         double sum = 0;
         const double shift = (r_norm / x_norm) * (r_norm / x_norm);
@@ -135,8 +153,10 @@ double Triangle::backward_error(const std::vector<double>& z, double x_norm, dou
         }
         return std::sqrt(sum) / (x_norm * frobenius);
     }
+    std::vector<double> y(static_cast<std::size_t>(n_));
+    for (int64_t j = 0; j < n_; ++j) y[j] = z[j] / length_[j];
     kernels().sketch_core.solve(shifted_.data(), n_, n_, true, y.data());
-    return norm(y.data(), n_) / (x_norm * frobenius);
+    return norm(y.data(), n_) / (x_norm * std::sqrt(static_cast<double>(n_)));
 }
 
 }  // namespace raphson

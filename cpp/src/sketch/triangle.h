@@ -25,16 +25,22 @@ public:
     void from_y(const std::vector<double>& y, double* z) const;  // z = M⁻ᵀ y, inside the range of M
     // The solution for Qᵀb: of the sketched problem, or of the problem where R is A's own.
     void solution(std::int64_t column, double* x) const;
-    // For the residuals of solutions near one with these norms: Karlson and Waldén 1997,
-    // ‖(AᵀA + (‖r‖/‖x‖)² I)^(−1/2) z‖ / ‖x‖ of z = Aᵀr, here over ‖A‖_F and with R in place of A (Epperly, Meier and
-    // Nakatsukasa 2024). Without a triangle ‖z‖/‖r‖ (Stewart), which is no smaller.
-    void prepare_error(double x_norm, double r_norm);
-    double backward_error(const std::vector<double>& z, double x_norm, double r_norm) const;
+    // Karlson and Waldén 1997: ‖(AᵀA + (‖r‖/‖x‖)² I)^(−1/2) z‖ / (‖x‖ ‖A‖_F), z = Aᵀr, with R in place of A (Epperly, Meier
+    // and Nakatsukasa 2024), of A with its columns at norm 1: small columns count as much as large ones. A cut of the rank
+    // is made on A as it is. Without a triangle ‖z‖/(‖r‖ ‖A‖_F) (Stewart), no smaller. Prepare for solutions near x.
+    void prepare_error(const double* x, double r_norm);
+    double backward_error(const std::vector<double>& z, const double* x, double r_norm) const;
+    // ‖A dx‖ of a step dx near x that rounding alone would cause: a first refinement ends at ten of them (FOSSILS).
+    double step_floor(const double* x, double r_norm) const;
 
 private:
     std::int64_t n_, k_;
+    double scaled_largest_ = 0, scaled_cond_ = 1;
     std::vector<double> u_, s_, v_;  // of R where its rank is cut
-    std::vector<double> shifted_;    // triangle of RᵀR + (‖r‖/‖x‖)² I
+    double scaled_norm(const double* x) const;
+
+    std::vector<double> scaled_, length_;  // R with columns at norm 1, and the norms they had
+    std::vector<double> shifted_;          // triangle of RᵀR + (‖r‖/‖x‖)² I, scaled
 };
 
 }  // namespace raphson

@@ -1,0 +1,67 @@
+// One fit under way: what the methods share.
+#pragma once
+
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "newton/glm.h"
+#include "newton/metric.h"
+
+namespace raphson {
+
+constexpr double rounding_level = 1e-11;          // of the relative gradient, below which no progress is no failure
+constexpr std::int64_t fit_sketch_factor = 10;    // rows of a sketch a column
+constexpr std::int64_t widest_coupled = 1500;     // parameters of a multinomial model whose whole Hessian is factored
+constexpr int most_refreshes = 4;
+
+inline double inner(const std::vector<double>& x, const std::vector<double>& y) {
+    double sum = 0;
+    for (std::size_t j = 0; j < x.size(); ++j) sum += x[j] * y[j];
+    return sum;
+}
+inline double length(const std::vector<double>& x) { return std::sqrt(inner(x, x)); }
+
+class GlmFit {
+public:
+    GlmFit(const RowSource& x, const GlmData& data, const GlmOptions& options) : glm_(x, data, options), data_(data), options_(options) {}
+    GlmSolution run();
+
+private:
+    GlmMethod choose() const;
+    GlmMetric::Kind metric_kind() const;
+    void begin();
+    void start_from_sample();
+    void refresh();
+    bool record();  // true: the run is over
+    bool advance(const std::vector<double>& direction);
+    void conjugate_gradients();
+    void quasi_newton();
+    void newton();
+    void newton_sketch();
+    std::vector<double> newton_direction(double forcing, int most);
+    void finish();
+    double relative() const { return length(at_.gradient) / scale_; }
+    bool hopeless() const;
+
+    Glm glm_;
+    const GlmData& data_;
+    const GlmOptions& options_;
+    GlmSolution solution_;
+    GlmPoint at_, next_;
+    GlmMetric metric_;
+    GlmMetric::Kind kind_ = GlmMetric::Kind::diagonal;
+    Glm::Sample sample_;
+    std::unique_ptr<RowSource> sample_rows_;
+    std::unique_ptr<GlmOptions> sample_options_;
+    double scale_ = 1;
+    double best_ = std::numeric_limits<double>::infinity();
+    int refreshes_ = 0, idle_ = 0;
+    std::int64_t sketch_rows_ = 0;
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace raphson
