@@ -296,14 +296,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     for name in harness.HANDICAPS:
         os.environ.pop(name, None)
-    chosen = {k: v for k, v in (QUICK if options.quick else PROBLEMS).items() if options.only is None or options.only in k}
+    chosen = {
+        k: v for k, v in (QUICK if options.quick else PROBLEMS).items() if options.only is None or options.only in k
+    }
     if options.plot:
         name, make = next(iter(chosen.items()))
         problem = make()
         assert problem is not None
         plot(problem, name, options.plot)
         return 0
-    print("problem               thr       ours  reads method        gradient  best of scikit-learn         ratio reach")
+    print(
+        "problem               thr       ours  reads method        gradient  best of scikit-learn         ratio reach"
+    )
     rows, status = [], 0
     for name, make in chosen.items():
         problem = make()

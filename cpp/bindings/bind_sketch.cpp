@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "bindings.h"
+#include "common/philox.h"
 #include "raphson/sketch.h"
 #include "rows.h"
 #include "sketch/sweep.h"
@@ -11,6 +12,8 @@
 
 namespace raphson::bindings {
 namespace {
+
+constexpr std::uint32_t row_sample_stream = 0x52534d00;
 
 template <class T>
 TensorView<T> view(const py::array& from) {
@@ -42,6 +45,32 @@ py::tuple entries(const SparseSign& s, std::int64_t first, std::int64_t n) {
     py::array_t<std::int8_t> sign({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(s.nnz())});
     s.entries(first, n, row.mutable_data(), sign.mutable_data());
     return py::make_tuple(row, sign);
+}
+
+template <class Embedding>
+void add_dense(const Embedding& s, const py::array& a, std::int64_t first, const py::object& weights, Doubles& out) {
+    const Doubles values = weights.is_none() ? Doubles() : py::cast<Doubles>(weights);
+    const double* w = weights.is_none() ? nullptr : values.data();
+    double* to = out.mutable_data();
+    run_released(2.0 * static_cast<double>(s.rows()) * static_cast<double>(a.size()), [&] {
+        a.itemsize() == 8 ? s.template add<double>(view<const double>(a), first, w, to) : s.template add<float>(view<const float>(a), first, w, to);
+    });
+}
+
+template <class Embedding>
+Doubles dense_entries(const Embedding& s, std::int64_t first, std::int64_t n) {
+    Doubles out({static_cast<py::ssize_t>(s.rows()), static_cast<py::ssize_t>(n)});
+    double* to = out.mutable_data();
+    run_released(20.0 * static_cast<double>(out.size()), [&] { s.entries(first, n, to, n); });
+    return out;
+}
+
+template <class Embedding>
+void bind_dense(py::module_& m, const char* name) {
+    py::class_<Embedding>(m, name)
+        .def(py::init<std::int64_t, std::int64_t, std::uint64_t>())
+        .def("add", add_dense<Embedding>)
+        .def("entries", dense_entries<Embedding>);
 }
 
 py::dict solve(const Rows& a, const Doubles& b, bool single, double ridge, double rcond, int method, double tol, int max_iter,
@@ -79,6 +108,18 @@ void bind_sketch(py::module_& m) {
         .def("add", add)
         .def("adjoint", adjoint)
         .def("entries", entries);
+    bind_dense<Gaussian>(m, "Gaussian");
+    bind_dense<SRHT>(m, "SRHT");
+    // n numbers on [0, 1), by position.
+    m.def("_uniforms", [](std::uint64_t seed, std::uint32_t stream, std::int64_t n) {
+        Doubles out(static_cast<py::ssize_t>(n));
+        double* const to = out.mutable_data();
+        for (std::int64_t i = 0; i < n; ++i) {
+            const PhiloxBlock block = philox_at(static_cast<std::uint64_t>(i), 0, row_sample_stream + stream, PhiloxKey::from_seed(seed));
+            to[i] = philox_uniform(block[0], block[1]);
+        }
+        return out;
+    });
     m.def("lstsq", solve);
     // For the bench and the tests: Aᵀ(A v) for the rows of v (k × cols), in one read.
     m.def("_normal", [](const Rows& a, const Doubles& v) {

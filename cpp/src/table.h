@@ -10,6 +10,7 @@
 #include "newton_schulz/passes.h"
 #include "ot/passes.h"
 #include "sketch/core.h"
+#include "sketch/dense_passes.h"
 #include "sketch/passes.h"
 #include "sketch/sweep_passes.h"
 
@@ -26,6 +27,7 @@ struct KernelTable {
     const OtTable& ot;
     const SketchTable& sketch;
     const SketchCoreTable& sketch_core;
+    const DenseSketchTable& dense_sketch;
     const SweepTable& sweep;  // over tall matrices: sketch and newton
 };
 

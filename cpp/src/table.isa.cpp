@@ -15,12 +15,14 @@ extern const IhvpTable ihvp_table;
 extern const OtTable ot_table;
 extern const SketchTable sketch_table;
 extern const SketchCoreTable sketch_core_table;
+extern const DenseSketchTable dense_sketch_table;
 extern const SweepTable sweep_table;
 
 // References to constants of other files are constants themselves: nothing here is computed at start-up.
 extern const KernelTable kernel_table;
 const KernelTable kernel_table{RAPHSON_ISA_NAME, EIGEN_VERSION_STRING, ceiling_table,
                                gemm_table,       newton_schulz_table,  elementwise_table, ihvp_table,
-                               ot_table,         sketch_table,       sketch_core_table,  sweep_table};
+                               ot_table,         sketch_table,       sketch_core_table,  dense_sketch_table,
+                               sweep_table};
 
 RAPHSON_ISA_END

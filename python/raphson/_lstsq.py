@@ -39,8 +39,8 @@ class LstsqResult:
     rank : int
         Singular values that were kept.
     cond : float
-        Condition number of A (with the ridge, without what was cut), from the sketch: within its distortion, about 30 %.
-        NaN for ``method="cg"``.
+        Condition number of A (with the ridge, without what was cut), from the sketch: within its distortion, about
+        30 %. NaN for ``method="cg"``.
     iterations, sweeps : int
         Steps of the iteration, and reads of A.
     converged, status : bool, str
@@ -124,8 +124,8 @@ def lstsq(
     Notes
     -----
     Sketch: 16 flops an entry of A, QR of the sketch 24 n³ flops, then about 30 reads of A a column of b at 4 flops an
-    entry, A v and Aᵀ u in one. Direct: 2 m n² flops. Memory beyond A: 12 n² + 3 n² float64 (sketch), 16·8·n² (direct), and
-    b; m < n: A twice.
+    entry, A v and Aᵀ u in one. Direct: 2 m n² flops. Memory beyond A and b: 17 n² float64 (sketch), 150 n² (direct);
+    m < n: A twice.
 
     Sources: Epperly, Meier and Nakatsukasa 2024 (SPIR, FOSSILS); Karlson and Waldén 1997 (backward error).
     """

@@ -37,7 +37,7 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class GlmState:
-    """What a callback sees after every step: ``gradient_norm`` is relative to that at 0, ``sweeps`` counts reads of X."""
+    """What a callback sees after every step; ``gradient_norm`` is relative to that at 0, ``sweeps`` counts reads."""
 
     iteration: int
     gradient_norm: float
@@ -68,7 +68,7 @@ class GlmResult:
         Whether ``gradient_norm`` is within ``tol``; one of :data:`raphson._results.STATUSES`. ``"infeasible"``: the
         labels are strictly separated by these coefficients and ridge = 0, or a label never occurs: no minimiser exists.
     iterations, hessian_products, factorisations, sweeps : int
-        Steps; products with the Hessian (a read of X each); preconditioners or Hessians factored; reads of X, all in all.
+        Steps; products with the Hessian (a read of X each); factored preconditioners or Hessians; all reads of X.
     method : str
         The one that ran.
     history : structured array
@@ -192,7 +192,7 @@ class GlmResult:
         """Inverse of the observed information, (p, p) float64.
 
         The order is coefficients, then the intercept; for the multinomial family class after class, and the
-        pseudo-inverse on the space of coefficients that sum to 0 (ridge = 0). With weights these count repetitions. The gaussian
+        pseudo-inverse on the space of coefficients that sum to 0 (ridge = 0). Weights count repetitions. The gaussian
         dispersion is deviance / (rows of positive weight − parameters). With a ridge: of the penalised Hessian.
         Cost: one read of X and p² flops a row.
         """
@@ -289,8 +289,8 @@ def fit_glm(
 
     Notes
     -----
-    A read of X costs 4 flops an entry and output (margin, loss, residual and Xᵀ residual together). Metric: d² flops for
-    each of 25 d sampled rows, or 16 flops an entry for a sketch of 10 d rows and 10 d³. Memory beyond X: about six
+    A read of X costs 4 flops an entry and output (margin, loss, residual and Xᵀ residual together). Metric: d² flops
+    for each of 25 d sampled rows, or 16 flops an entry for a sketch of 10 d rows and 10 d³. Memory beyond X: about six
     numbers a row and output; the sample, 25 d²; 3 d².
 
     Sources: Pilanci and Wainwright 2017 (Newton sketch); Nocedal and Wright, Numerical Optimization, 7.1 and 7.2;

@@ -1,4 +1,4 @@
-"""Slow truth of generalized linear models: loss, gradient and Hessian from their formulas, and Newton's method on them."""
+"""Slow truth of generalized linear models: loss, gradient and Hessian from their formulas, and Newton's method."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ import pickle
 
 import numpy as np
 import pytest
-from lstsq_reference import backward_error, problem
 
 import raphson
+from lstsq_reference import backward_error, problem
 from raphson import lstsq
 
 METHODS = ["auto", "direct", "sketch", "fossils"]

@@ -40,6 +40,43 @@ private:
     std::uint64_t seed_;
 };
 
+// Entries N(0, 1/rows), made where they are used.
+class Gaussian {
+public:
+    Gaussian(std::int64_t rows, std::int64_t cols, std::uint64_t seed);  // rows ≥ 1, else std::invalid_argument
+    std::int64_t rows() const { return rows_; }
+    std::int64_t cols() const { return cols_; }
+    // As SparseSign::add; 2·rows flops an entry of a, on the packed products.
+    template <class T>
+    void add(TensorView<const T> a, std::int64_t first, const double* weights, double* out) const;
+    // out (rows × n, leading dimension ld) = S[:, first … first + n-1].
+    void entries(std::int64_t first, std::int64_t n, double* out, std::int64_t ld) const;
+
+private:
+    std::int64_t rows_, cols_;
+    std::uint64_t seed_;
+};
+
+// √(N/rows)·(rows of H/√N)·D: signs D, the Hadamard transform H of N = cols rounded up to a power of two, rows picked
+// without repetition.
+class SRHT {
+public:
+    SRHT(std::int64_t rows, std::int64_t cols, std::uint64_t seed);  // 1 ≤ rows ≤ N, else std::invalid_argument
+    std::int64_t rows() const { return rows_; }
+    std::int64_t cols() const { return cols_; }
+    // As SparseSign::add; 12 additions or so an entry of a, one read of it.
+    template <class T>
+    void add(TensorView<const T> a, std::int64_t first, const double* weights, double* out) const;
+    void entries(std::int64_t first, std::int64_t n, double* out, std::int64_t ld) const;
+
+private:
+    void signs(std::int64_t first, std::int64_t n, double* out) const;
+
+    std::int64_t rows_, cols_, padded_ = 1, chunk_ = 1;
+    std::uint64_t seed_;
+    std::vector<std::int64_t> picked_;
+};
+
 enum class LstsqMethod : std::uint8_t {
     automatic,  // the cheaper of direct and sketch, by the shape; cg for compressed rows too wide for a dense triangle
     direct,     // Householder QR of A

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <memory>
 #include <vector>
 
 #include "newton/glm.h"
@@ -54,9 +53,6 @@ private:
     GlmPoint at_, next_;
     GlmMetric metric_;
     GlmMetric::Kind kind_ = GlmMetric::Kind::diagonal;
-    Glm::Sample sample_;
-    std::unique_ptr<RowSource> sample_rows_;
-    std::unique_ptr<GlmOptions> sample_options_;
     double scale_ = 1;
     double best_ = std::numeric_limits<double>::infinity();
     int refreshes_ = 0, idle_ = 0;

@@ -102,32 +102,31 @@ void GlmFit::begin() {
 
 // The minimiser on a sample costs little, is as near as the sample is large, and its Hessian is the metric.
 void GlmFit::start_from_sample() {
-    sample_ = glm_.sample(sample_factor * glm_.p(), options_.seed);
-    sample_rows_ = std::make_unique<RowSource>(RowSource::of(sample_.block));
-    sample_options_ = std::make_unique<GlmOptions>(options_);
-    sample_options_->method = GlmMethod::quasi_newton;
-    sample_options_->tol = std::max(start_tolerance, options_.tol);
-    sample_options_->max_iter = 30;
-    sample_options_->callback = nullptr;
-    bool has_mass = sample_.data.weight == nullptr;
-    for (const double w : sample_.weight) has_mass = has_mass || w > 0;
+    const Glm::Sample sample = glm_.sample(sample_factor * glm_.p(), options_.seed);
+    const RowSource rows = RowSource::of(sample.block);
+    GlmOptions options = options_;
+    options.method = GlmMethod::quasi_newton;
+    options.tol = std::max(start_tolerance, options_.tol);
+    options.max_iter = 30;
+    options.callback = nullptr;
+    bool has_mass = sample.data.weight == nullptr;
+    for (const double w : sample.weight) has_mass = has_mass || w > 0;
     if (!has_mass) {
         kind_ = GlmMetric::Kind::sketch;
         return;
     }
-    GlmFit part(*sample_rows_, sample_.data, *sample_options_);
+    GlmFit part(rows, sample.data, options);
     part.solution_.method = GlmMethod::quasi_newton;
     part.kind_ = GlmMetric::Kind::sketch;
     part.sketch_rows_ = 4 * glm_.p();
     part.begin();
     if (!part.record()) part.quasi_newton();
-    if (!part.at_.separated) at_.w = part.at_.w;
-    if (part.at_.separated) part.glm_.evaluate(part.next_ = [&] {
-        GlmPoint zero;
-        zero.w.assign(at_.w.size(), 0.0);
-        return zero;
-    }());
-    metric_.build_from(glm_, part.glm_, part.at_.separated ? part.next_ : part.at_);
+    if (part.at_.separated) {  // a sample may be separable where the whole is not: its coefficients mean nothing
+        part.at_.w.assign(at_.w.size(), 0.0);
+        part.glm_.evaluate(part.at_);
+    }
+    at_.w = part.at_.w;
+    metric_.build_from(glm_, part.glm_, part.at_);
 }
 
 void GlmFit::refresh() {
