@@ -44,14 +44,14 @@ TEST_CASE_TEMPLATE("sketch passes: scatter and gather", T, double, float) {
             const auto a = support::normals<T>(n * stride, 1);
             const auto w = support::normals<double>(n, 2);
             for (const double* weights : {static_cast<const double*>(nullptr), w.data()}) {
-                std::vector<double> sums(static_cast<std::size_t>(rows * sketch_tile), 0.5);
-                table.scatter({dtype_of<T>(), a.data(), stride, n, width, place.data(), 3, weights, 0.25, sums.data()});
+                std::vector<double> sums(static_cast<std::size_t>(rows * 64), 0.5);
+                table.scatter({dtype_of<T>(), a.data(), stride, n, width, place.data(), 3, weights, 0.25, sums.data(), 64});
                 std::vector<double> expected(sums.size(), 0.5);
                 for (std::int64_t i = 0; i < n; ++i) {
                     for (int e = 0; e < 3; ++e) {
                         const double factor = 0.25 * entries.sign[i * 3 + e] * (weights != nullptr ? w[i] : 1);
                         for (std::int64_t j = 0; j < width; ++j) {
-                            expected[entries.row[i * 3 + e] * sketch_tile + j] += factor * support::to_double(a[i * stride + j]);
+                            expected[entries.row[i * 3 + e] * 64 + j] += factor * support::to_double(a[i * stride + j]);
                         }
                     }
                 }

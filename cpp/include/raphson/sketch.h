@@ -34,6 +34,10 @@ public:
 
 private:
     void places(std::int64_t first, std::int64_t n, std::uint32_t* place) const;
+    template <class T>
+    void add_by_tiles(TensorView<const T> a, const std::uint32_t* place, const double* weights, double* out) const;
+    template <class T>
+    void add_by_rows(TensorView<const T> a, const std::uint32_t* place, const double* weights, double* out) const;
 
     std::int64_t rows_, cols_;
     int nnz_;

@@ -5,6 +5,7 @@
 #include "common/simd_double.h"
 #include "isa.h"
 #include "sketch/dense_passes.h"
+#include "sketch/philox_lanes.h"
 
 RAPHSON_ISA_BEGIN
 namespace {
@@ -12,29 +13,6 @@ namespace {
 using std::int64_t;
 
 constexpr int wide = Vec<double>::width;
-constexpr int lanes = 64;  // positions whose numbers are made together: plain loops over them become vectors
-
-struct Numbers {
-    std::uint64_t x[4][lanes];  // 32 bits each
-};
-
-// Ten rounds of Philox4x32 (common/philox.cpp) on many counters at once.
-void philox(Numbers& c, std::uint32_t key0, std::uint32_t key1) {
-    constexpr std::uint64_t low = 0xFFFFFFFF;
-    for (int round = 0; round < 10; ++round) {
-        for (int i = 0; i < lanes; ++i) {
-            const std::uint64_t p0 = (c.x[0][i] & low) * 0xD2511F53u, p1 = (c.x[2][i] & low) * 0xCD9E8D57u;
-            const std::uint64_t a = (p1 >> 32) ^ c.x[1][i] ^ key0, b = (p0 >> 32) ^ c.x[3][i] ^ key1;
-            c.x[0][i] = a;
-            c.x[1][i] = p1 & low;
-            c.x[2][i] = b;
-            c.x[3][i] = p0 & low;
-        }
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
-    }
-}
-
 // Numbers of 32 bits to (0, 1): 2^52 + x as a bit pattern, less 2^52.
 void to_unit(const std::uint64_t* x, double* u) {
     for (int i = 0; i < lanes; ++i) {
@@ -100,19 +78,11 @@ void turn(const double* v, double* cosine, double* sine) {
 }
 
 void normals(std::uint64_t seed, std::uint32_t stream, int64_t first, int64_t n, int64_t rows, double scale, double* out, int64_t ld) {
-    const auto key0 = static_cast<std::uint32_t>(seed), key1 = static_cast<std::uint32_t>(seed >> 32);
     Numbers c;
     double u[lanes], v[lanes], r[lanes], cosine[lanes], sine[lanes];
     for (int64_t row = 0; row < rows; row += 4) {
         for (int64_t i = 0; i < n; i += lanes) {
-            for (int l = 0; l < lanes; ++l) {
-                const auto position = static_cast<std::uint64_t>(first + i + l);
-                c.x[0][l] = position & 0xFFFFFFFF;
-                c.x[1][l] = static_cast<std::uint64_t>(row / 4);
-                c.x[2][l] = position >> 32 & 0xFFFF;
-                c.x[3][l] = stream;
-            }
-            philox(c, key0, key1);
+            philox_at_positions(c, static_cast<std::uint64_t>(first + i), static_cast<std::uint64_t>(row / 4), stream, seed);
             const int count = static_cast<int>(std::min<int64_t>(lanes, n - i));
             for (int pair = 0; pair < 2 && row + 2 * pair < rows; ++pair) {
                 to_unit(c.x[2 * pair], u);

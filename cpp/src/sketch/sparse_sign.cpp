@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "common/philox.h"
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "raphson/sketch.h"
@@ -16,7 +15,8 @@ namespace {
 constexpr std::uint32_t sparse_sign_stream = 0x53534b31;  // of the generator: this family, entries
 constexpr std::int64_t rows_at_a_time = 1 << 18;          // whose places are kept at once
 constexpr std::int64_t place_chunk = 4096;
-constexpr int per_block = 4;  // numbers in a block of the generator
+constexpr std::int64_t cache_bytes = 768 << 10;  // of sums
+constexpr std::int64_t narrowest_tile = 64, fewest_tasks = 4;
 
 template <class T>
 void check_shape(const char* name, const TensorView<T>& view, std::int64_t n, const char* what) {
@@ -43,21 +43,9 @@ SparseSign::SparseSign(std::int64_t rows, std::int64_t cols, int nnz, std::uint6
 }
 
 void SparseSign::places(std::int64_t first, std::int64_t n, std::uint32_t* place) const {
-    const PhiloxKey key = PhiloxKey::from_seed(seed_);
     parallel_for((n + place_chunk - 1) / place_chunk, [&](std::int64_t task) {
-        const std::int64_t begin = task * place_chunk, end = std::min(begin + place_chunk, n);
-        for (std::int64_t i = begin; i < end; ++i) {
-            for (int k = 0; k < nnz_; k += per_block) {
-                const PhiloxBlock block = philox_at(static_cast<std::uint64_t>(first + i), static_cast<std::uint64_t>(k / per_block),
-                                                    sparse_sign_stream, key);
-                for (int l = 0; l < per_block && k + l < nnz_; ++l) {
-                    const std::int64_t low = rows_ * (k + l) / nnz_, high = rows_ * (k + l + 1) / nnz_;
-                    const std::uint64_t number = block[static_cast<std::size_t>(l)];  // 31 bits choose the row, one the sign
-                    const auto row = low + static_cast<std::int64_t>((number >> 1) * static_cast<std::uint64_t>(high - low) >> 31);
-                    place[i * nnz_ + k + l] = sketch_place(static_cast<std::uint32_t>(row), (number & 1u) != 0);
-                }
-            }
-        }
+        const std::int64_t begin = task * place_chunk, count = std::min(place_chunk, n - begin);
+        kernels().sketch.places(seed_, sparse_sign_stream, first + begin, count, rows_, nnz_, place + begin * nnz_);
     });
     throw_if_cancelled();
 }
@@ -70,25 +58,81 @@ void SparseSign::add(TensorView<const T> a, std::int64_t first, const double* we
                                     std::to_string(cols_) + " columns");
     }
     check_shape("a", a, a.shape[0], "one a column of S");
-    const std::int64_t n = a.shape[0], d = a.shape[1], tiles = (d + sketch_tile - 1) / sketch_tile;
+    const std::int64_t n = a.shape[0], d = a.shape[1];
     std::vector<std::uint32_t> place(static_cast<std::size_t>(std::min(n, rows_at_a_time) * nnz_));
     for (std::int64_t begin = 0; begin < n; begin += rows_at_a_time) {
         const std::int64_t count = std::min(rows_at_a_time, n - begin);
+        const double* const w = weights != nullptr ? weights + begin : nullptr;
+        TensorView<const T> part(a.data + begin * a.strides[0], {count, d}, {a.strides[0], 1});
         places(first + begin, count, place.data());
-        parallel_for(tiles, [&](std::int64_t tile) {
-            Workspace scratch;
-            double* sums = scratch.take_array<double>(rows_ * sketch_tile);
-            std::fill(sums, sums + rows_ * sketch_tile, 0.0);
-            const std::int64_t column = tile * sketch_tile, width = std::min(sketch_tile, d - column);
-            const ScatterTile work{dtype_of<T>(), a.data + begin * a.strides[0] + column, a.strides[0], count, width, place.data(), nnz_,
-                                   weights != nullptr ? weights + begin : nullptr, 1 / std::sqrt(static_cast<double>(nnz_)), sums};
-            kernels().sketch.scatter(work);
-            for (std::int64_t r = 0; r < rows_; ++r) {
-                for (std::int64_t j = 0; j < width; ++j) out[r * d + column + j] += sums[r * sketch_tile + j];
-            }
-        });
+        if (nnz_ == 1) {
+            add_by_rows(part, place.data(), w, out);
+        } else {
+            add_by_tiles(part, place.data(), w, out);
+        }
         throw_if_cancelled();
     }
+}
+
+// Tiles of columns whose sums stay in cache; where there are few, the rows are shared out as well, and the sums added up
+// in the order of the rows.
+template <class T>
+void SparseSign::add_by_tiles(TensorView<const T> a, const std::uint32_t* place, const double* weights, double* out) const {
+    const std::int64_t n = a.shape[0], d = a.shape[1];
+    const std::int64_t width = std::min(d, std::max(narrowest_tile, cache_bytes / (8 * rows_) / narrowest_tile * narrowest_tile));
+    if (d == 0) return;
+    const std::int64_t tiles = (d + width - 1) / width;
+    const std::int64_t parts = std::max<std::int64_t>(1, std::min((fewest_tasks + tiles - 1) / tiles, n / (4 * rows_)));
+    const std::int64_t rows = (n + parts - 1) / parts;
+    const std::int64_t stride = (width + 7) / 8 * 8, size = rows_ * stride;  // whole cache lines
+    Workspace shared;
+    double* const sums = shared.take_array<double>(parts > 1 ? parts * tiles * size : 0);
+    const auto add_tile = [&](const double* from, std::int64_t column, std::int64_t columns) {
+        for (std::int64_t r = 0; r < rows_; ++r) {
+            for (std::int64_t j = 0; j < columns; ++j) out[r * d + column + j] += from[r * stride + j];
+        }
+    };
+    parallel_for(tiles * parts, [&](std::int64_t task) {
+        const std::int64_t tile = task % tiles, part = task / tiles;
+        const std::int64_t column = tile * width, columns = std::min(width, d - column), from = std::min(part * rows, n);
+        Workspace scratch;
+        double* const target = parts > 1 ? sums + task * size : scratch.take_array<double>(size);
+        std::fill(target, target + size, 0.0);
+        const ScatterTile work{dtype_of<T>(), a.data + from * a.strides[0] + column, a.strides[0], std::min(rows, n - from), columns,
+                               place + from * nnz_, nnz_, weights != nullptr ? weights + from : nullptr,
+                               1 / std::sqrt(static_cast<double>(nnz_)), target, stride};
+        kernels().sketch.scatter(work);
+        if (parts == 1) add_tile(target, column, columns);
+    });
+    if (cancelled() || parts == 1) return;
+    for (std::int64_t task = 0; task < tiles * parts; ++task) {
+        const std::int64_t column = task % tiles * width;
+        add_tile(sums + task * size, column, std::min(width, d - column));
+    }
+}
+
+// One entry a column and a sketch beyond the cache: rows of A are fetched by where they go, so that sums stay in the
+// first-level cache and A is still read once.
+template <class T>
+void SparseSign::add_by_rows(TensorView<const T> a, const std::uint32_t* place, const double* weights, double* out) const {
+    const std::int64_t n = a.shape[0], d = a.shape[1];
+    std::vector<std::int64_t> end(static_cast<std::size_t>(rows_ + 1), 0), row(static_cast<std::size_t>(n));
+    std::vector<double> factor(row.size());
+    for (std::int64_t i = 0; i < n; ++i) ++end[(place[i] >> 1) + 1];
+    for (std::int64_t r = 0; r < rows_; ++r) end[r + 1] += end[r];
+    std::vector<std::int64_t> at(end.begin(), end.end() - 1);
+    for (std::int64_t i = 0; i < n; ++i) {
+        const std::int64_t to = at[place[i] >> 1]++;
+        row[to] = i;
+        factor[to] = ((place[i] & 1u) != 0 ? -1.0 : 1.0) * (weights != nullptr ? weights[i] : 1.0);
+    }
+    const std::int64_t tasks = std::min<std::int64_t>(64, rows_), each = (rows_ + tasks - 1) / tasks;
+    parallel_for(tasks, [&](std::int64_t task) {
+        for (std::int64_t r = task * each; r < std::min(rows_, (task + 1) * each) && !cancelled(); ++r) {
+            kernels().sketch.add_rows({dtype_of<T>(), a.data, a.strides[0], d, row.data() + end[r], factor.data() + end[r],
+                                       end[r + 1] - end[r], out + r * d});
+        }
+    });
 }
 
 template <class T>
