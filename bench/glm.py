@@ -262,7 +262,7 @@ def plot(problem: Problem, name: str, path: str) -> None:
     warnings.simplefilter("ignore")
     scale = at_zero(problem)
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for method in ("quasi_newton", "sketch_pcg", "newton_cg"):
+    for method in ("quasi_newton", "sketch_pcg", "newton"):
         history = fit_ours(problem, method=method).history
         axes.semilogy(history["seconds"], history["gradient_norm"], "o-", ms=3, label=f"raphson {method}")
     for solver in problem.peers:

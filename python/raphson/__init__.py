@@ -1,7 +1,7 @@
 """raphson: Newton-type numerical kernels for anyone who has an array.
 
-Newton–Schulz matrix iterations today; entropic optimal transport, inverse-Hessian-vector products and sketched Newton
-solvers are being built on the same ground. The README says what works.
+Newton–Schulz matrix iterations, entropic optimal transport, inverse-Hessian-vector products, sketches, least squares
+and generalized linear models. The README says what works.
 """
 
 from raphson import _core

@@ -38,7 +38,8 @@ class RowSample(Embedding):
 
     Notes
     -----
-    Methods as those of :class:`SparseSign`. S A reads the picked rows alone; others may hold anything. What a uniform sample does to coherent data no number of rows mends: see docs/sketch.md.
+    Methods as those of :class:`SparseSign`. S A reads the picked rows alone; others may hold anything.
+    What a uniform sample does to coherent data no number of rows mends: see docs/sketch.md.
     """
 
     _name = "RowSample"

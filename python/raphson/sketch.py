@@ -121,8 +121,9 @@ class Gaussian(Embedding):
 
     Notes
     -----
-    Methods as those of :class:`SparseSign`. S A costs 2·rows flops an entry of A, on the packed products,
-    and 12 ns a number of S. Memory: 256·(rows + d) float64. Numbers by Box and Muller 1958 from 32 bits each: up to 6.7 standard deviations.
+    Methods as those of :class:`SparseSign`. S A costs 2·rows flops an entry of A, on the packed products, and 12 ns a
+    number of S. Memory: 256·(rows + d) float64. Numbers by Box and Muller 1958 from 32 bits each: up to 6.7 standard
+    deviations.
     """
 
     _name = "Gaussian"
