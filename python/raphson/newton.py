@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from raphson import _core
 from raphson._results import warn_not_converged
-from raphson._rows import Tall, is_sparse, tall
+from raphson._rows import Tall, is_blocks, is_sparse, tall
 from raphson._seed import Seed, as_key
 from raphson._transport import _back
 
@@ -161,7 +161,7 @@ class GlmResult:
     @cached_property
     def _covariance(self) -> Doubles:
         if self._data is None:
-            raise ValueError("GlmResult: the data was dropped")
+            raise ValueError("GlmResult.covariance: a result fitted to blocks leaves them behind when it is pickled")
         given, y, weight, offset = self._data
         matrix = tall(given, "GlmResult.covariance", "X", len(y))
         outputs = len(self._parameters)
@@ -205,7 +205,10 @@ class GlmResult:
         return _back(roots if self.family != "multinomial" else roots.reshape(len(self._parameters), -1), self._like)
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict(self.__dict__)
+        state = dict(self.__dict__)
+        if self._data is not None and is_blocks(self._data[0]):
+            state["_data"] = None  # a generator of blocks does not travel
+        return state
 
     def __repr__(self) -> str:
         return (

@@ -351,6 +351,12 @@ def test_warm_starts_callbacks_and_pickles():
     for other in (pickle.loads(pickle.dumps(first)), copy.deepcopy(first)):
         assert np.array_equal(other.coef, first.coef)
         np.testing.assert_array_equal(other.standard_errors, first.standard_errors)
+    streamed = fit_glm(lambda: iter([X]), y, ridge=1e-5)
+    assert streamed.covariance().shape == (21, 21)
+    fresh = pickle.loads(pickle.dumps(fit_glm(lambda: iter([X]), y, ridge=1e-5)))
+    assert np.array_equal(fresh.coef, streamed.coef)
+    with pytest.raises(ValueError, match="pickled"):
+        fresh.covariance()
     assert len(repr(first)) < 250
     assert "gradient_norm" in repr(first)
     assert fit_glm(X, y, ridge=1e-5, progress=True).converged
