@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import signal
+import threading
+import time
 import warnings
 
 import numpy as np
@@ -360,6 +364,31 @@ def test_warm_starts_callbacks_and_pickles():
     assert len(repr(first)) < 250
     assert "gradient_norm" in repr(first)
     assert fit_glm(X, y, ridge=1e-5, progress=True).converged
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+@pytest.mark.parametrize("blocks", [False, True])
+def test_interrupt(blocks):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40000, 100)) @ (rng.standard_normal((100, 100)) * np.logspace(0, -6, 100)[:, None])
+    y = (rng.random(40000) < 0.5).astype(float)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sent: list[float] = []
+
+    def send() -> None:
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.3, send)
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):  # conjugate gradients that cannot get there
+            fit_glm((lambda: (X[i : i + 4000] for i in range(0, 40000, 4000))) if blocks else X, y, method="newton_cg")
+        assert time.perf_counter() - sent[0] < 0.5
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
+    assert fit_glm(X[:1000, :5], y[:1000]).converged  # nothing is left behind
 
 
 @pytest.mark.parametrize(
