@@ -137,6 +137,20 @@ def test_poisson_steps_that_would_overflow():
     assert bad.converged  # a start of infinite loss is dropped
 
 
+def test_extreme_units_are_said_to_be_so():
+    X, y = data("logistic")
+    with pytest.raises(ValueError, match="overflow"):
+        fit_glm(X * 1e200, y, ridge=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tiny = fit_glm(X * 1e-200, y, fit_intercept=False)
+    assert not tiny.converged  # coefficients of 1e200 are not zeros
+    for unit in (1e-60, 1e60):
+        result = fit_glm(X * unit, y)
+        np.testing.assert_allclose(result.coef * unit, fit_glm(X, y).coef, rtol=1e-6)
+        assert result.converged
+
+
 def test_multinomial_gauge_and_labels():
     X, y = data("multinomial")
     names = np.array(["cherry", "apple", "plum"])[y]

@@ -117,6 +117,23 @@ def test_badly_scaled_columns_are_not_taken_for_dependent_ones():
         np.testing.assert_allclose(result.x * scale, np.linalg.lstsq(a, b, rcond=None)[0], rtol=1e-8)
 
 
+@pytest.mark.parametrize("method", [*METHODS, "cg"])
+@pytest.mark.parametrize(
+    ("unit_a", "unit_b"), [(1e200, 1.0), (1e-200, 1.0), (1.0, 1e250), (1e-300, 1e-300), (1e100, 1e-100)]
+)
+def test_extreme_units(unit_a, unit_b, method):
+    a, b = random(2000, 10)
+    expected, *_ = np.linalg.lstsq(a, b, rcond=None)
+    result = lstsq(a * unit_a, b * unit_b, method=method)
+    np.testing.assert_allclose(result.x * unit_a / unit_b, expected, rtol=1e-11)
+    assert result.residual_norm == pytest.approx(unit_b * np.linalg.norm(b - a @ expected))
+    assert result.converged
+    ridged = lstsq(a * 1e100, b, ridge=1e200, method=method)
+    np.testing.assert_allclose(ridged.x * 1e100, np.linalg.solve(a.T @ a + np.eye(10), a.T @ b), rtol=1e-10)
+    wide = lstsq(a[:5] * unit_a, b[:5] * unit_b)
+    np.testing.assert_allclose(wide.x * unit_a / unit_b, np.linalg.lstsq(a[:5], b[:5], rcond=None)[0], rtol=1e-11)
+
+
 @pytest.mark.parametrize("method", ["direct", "sketch"])
 def test_rcond_cuts_as_numpy_does(method):
     a, b, _ = problem(1500, 25, 1e6)

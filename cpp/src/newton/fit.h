@@ -22,7 +22,13 @@ inline double inner(const std::vector<double>& x, const std::vector<double>& y) 
     for (std::size_t j = 0; j < x.size(); ++j) sum += x[j] * y[j];
     return sum;
 }
-inline double length(const std::vector<double>& x) { return std::sqrt(inner(x, x)); }
+inline double length(const std::vector<double>& x) {  // squares of very small gradients would vanish
+    double most = 0, sum = 0;
+    for (const double v : x) most = std::fabs(v) > most ? std::fabs(v) : most;
+    if (!(most > 0) || !std::isfinite(most)) return std::sqrt(inner(x, x));
+    for (const double v : x) sum += (v / most) * (v / most);
+    return most * std::sqrt(sum);
+}
 
 class GlmFit {
 public:

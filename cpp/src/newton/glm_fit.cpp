@@ -88,7 +88,7 @@ void GlmFit::begin() {
     }
     glm_.evaluate(at_, false, elsewhere ? &at_zero : nullptr);
     scale_ = length(elsewhere ? at_zero : at_.gradient);
-    if (!std::isfinite(scale_)) throw std::invalid_argument("fit_glm: X has NaN or Inf");
+    if (!std::isfinite(scale_)) throw std::invalid_argument("fit_glm: X has NaN or Inf, or its squares overflow");
     if (!(scale_ > 0)) scale_ = 1;  // 0 is the minimiser, or everything is 0
     if (elsewhere && (!std::isfinite(at_.objective) || (options_.init == nullptr && !(relative() < 1)))) {
         std::fill(at_.w.begin(), at_.w.end(), 0.0);

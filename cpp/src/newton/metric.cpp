@@ -80,7 +80,7 @@ void GlmMetric::finish(Glm& glm, double scale, bool add_ridge) {
         if (add_ridge && i < d) to[i * p + i] += glm.ridge();
         largest = std::max(largest, to[i * p + i]);
     }
-    if (!std::isfinite(largest)) throw std::invalid_argument("fit_glm: X has NaN or Inf");
+    if (!std::isfinite(largest)) throw std::invalid_argument("fit_glm: X has NaN or Inf, or its squares overflow");
     const Vector plain = factor_;
     for (double shift = 1e-13;; shift *= 100) {
         for (int64_t i = 0; i < p; ++i) {

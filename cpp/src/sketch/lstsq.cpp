@@ -53,8 +53,8 @@ void densify(const RowBlock& block, const double* b, int64_t k, double* to) {
 // One problem under way. In y = M⁻¹x, M = R⁻¹ or V Σ⁻¹, the columns of A are nearly orthonormal.
 class Solver {
 public:
-    Solver(const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options)
-        : a_(a), b_(b), k_(k), n_(a.cols), triangle_(a.cols, k), precision_(precision), options_(options) {
+    Solver(const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options, bool as_it_is)
+        : as_it_is_(as_it_is), a_(a), b_(b), k_(k), n_(a.cols), triangle_(a.cols, k), precision_(precision), options_(options) {
         tol_ = options.tol >= 0 ? options.tol : precision == DType::float64 ? 1e-15 : 1e-6;
         result_.x.assign(static_cast<std::size_t>(n_ * k), 0.0);
         result_.residual_norm.assign(static_cast<std::size_t>(k), 0.0);
@@ -67,6 +67,7 @@ public:
 
 private:
     LstsqMethod choose() const;
+    void check_range() const;
     void wide();
     void triangle_of_sketch();
     void triangle_of_rows();
@@ -80,6 +81,7 @@ private:
     bool near_enough(bool first, double step, const std::vector<double>& rest, int iteration, const double* x, double r_norm) const;
     void certify(int64_t column, double* x);
 
+    const bool as_it_is_;
     const RowSource& a_;
     const double* b_;
     int64_t k_, n_;
@@ -90,6 +92,14 @@ private:
     LstsqResult result_;
     std::int64_t sketch_rows_ = 0;
 };
+
+// Thrown inwards: products of A's entries would leave the range of float64, or its precision.
+struct OutOfRange {};
+
+void Solver::check_range() const {
+    const bool squares = triangle_.frobenius > 1e-70 && triangle_.frobenius < 1e70;
+    if (!squares && !as_it_is_) throw OutOfRange();
+}
 
 LstsqMethod Solver::choose() const {
     const bool sparse = a_.whole != nullptr && a_.whole->starts != nullptr;
@@ -135,7 +145,7 @@ void Solver::wide() {
     std::vector<double> copy(static_cast<std::size_t>(rows * n_));
     a_.visit([&](const RowBlock& block, int64_t first) { densify(block, nullptr, 0, copy.data() + first * n_); });
     triangle_.frobenius = norm(copy.data(), rows * n_);
-    if (!std::isfinite(triangle_.frobenius)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+    check_range();
     for (int64_t i = 0; i < rows; ++i) {
         std::copy_n(copy.data() + i * n_, n_, a.data() + i * n);
         if (options_.ridge > 0) a[i * n + n_ + i] = std::sqrt(options_.ridge);
@@ -186,7 +196,7 @@ void Solver::triangle_of_sketch() {
     std::vector<double> right(static_cast<std::size_t>(rows * k_), 0.0);
     s.add<double>(TensorView<const double>(b_, {a_.rows, k_}), 0, nullptr, right.data());
     triangle_.frobenius = norm(sketched.data(), rows * n_);
-    if (!std::isfinite(triangle_.frobenius)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+    check_range();
     // Two halves at once, then their triangles: the same R, and two threads have work.
     const int64_t half = rows / 2;
     triangle_.upper.assign(static_cast<std::size_t>(p * p), 0.0);
@@ -233,7 +243,7 @@ void Solver::triangle_of_rows() {
         for (int64_t j = i; j < n_; ++j) sum += triangle_.upper[i * p + j] * triangle_.upper[i * p + j];
     }
     triangle_.frobenius = std::sqrt(sum);
-    if (!std::isfinite(triangle_.frobenius)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+    check_range();
 }
 
 void Solver::scale_columns() {
@@ -247,7 +257,7 @@ void Solver::scale_columns() {
         s = s > 0 ? 1 / std::sqrt(s) : 0.0;
     }
     triangle_.frobenius = std::sqrt(sum);
-    if (!std::isfinite(triangle_.frobenius)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+    check_range();
     triangle_.largest = triangle_.frobenius;
     result_.cond = std::numeric_limits<double>::quiet_NaN();
 }
@@ -382,6 +392,37 @@ void Solver::certify(int64_t column, double* x) {
     if (result_.status == Status::converged || found == Status::stalled) result_.status = found;
 }
 
+// Inf for NaN.
+template <class T>
+double largest(const T* values, int64_t n) {
+    double most = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const double size = std::fabs(static_cast<double>(values[i]));
+        if (!(size <= most)) most = size == size ? size : std::numeric_limits<double>::infinity();
+    }
+    return most;
+}
+
+// factor·A, dense, a few thousand rows at a time.
+RowSource scaled_rows(const RowSource& a, double factor) {
+    RowSource scaled;
+    scaled.rows = a.rows;
+    scaled.cols = a.cols;
+    scaled.visit = [&a, factor](const RowSource::Body& body) {
+        a.visit([&](const RowBlock& block, int64_t first) {
+            constexpr int64_t at_once = 4096;
+            std::vector<double> copy(static_cast<std::size_t>(std::min(at_once, block.rows) * block.cols));
+            for (int64_t begin = 0; begin < block.rows; begin += at_once) {
+                const int64_t count = std::min(at_once, block.rows - begin);
+                densify(block.part(begin, count), nullptr, 0, copy.data());
+                for (double& value : copy) value *= factor;
+                body(dense_rows(TensorView<const double>(copy.data(), {count, block.cols})), first + begin);
+            }
+        });
+    };
+    return scaled;
+}
+
 }  // namespace
 
 const char* to_string(LstsqMethod method) {
@@ -397,7 +438,41 @@ const char* to_string(LstsqMethod method) {
 LstsqResult lstsq(const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options) {
     if (!(options.ridge >= 0) || !std::isfinite(options.ridge)) throw std::invalid_argument("lstsq: ridge must not be negative");
     if (options.rcond > 1) throw std::invalid_argument("lstsq: rcond must be below 1");
-    return Solver(a, b, k, precision, options).run();
+    // b at a power of two where its squares are safe; A only where the first look at it fails, which costs a copy by blocks.
+    const double size = largest(b, a.rows * k), unit = size > 0 ? std::exp2(-std::ilogb(size)) : 1.0;
+    const bool far = size > 0 && (size > 1e70 || size < 1e-70);
+    std::vector<double> scaled_b;
+    if (far) {
+        scaled_b.assign(b, b + a.rows * k);
+        for (double& value : scaled_b) value *= unit;
+    }
+    const double* const right = far ? scaled_b.data() : b;
+    const double b_scale = far ? unit : 1.0;
+    const auto finish = [&](LstsqResult result, double a_scale) {
+        for (double& x : result.x) x = x * a_scale / b_scale;
+        for (double& r : result.residual_norm) r /= b_scale;
+        return result;
+    };
+    try {
+        return finish(Solver(a, right, k, precision, options, false).run(), 1.0);
+    } catch (const OutOfRange&) {
+        double most = 0;
+        a.visit([&](const RowBlock& block, int64_t) {
+            const int64_t count = block.starts != nullptr ? 1 : block.rows;
+            for (int64_t i = 0; i < count; ++i) {
+                const int64_t from = block.starts != nullptr ? block.starts[0] : i * block.stride;
+                const int64_t n = block.starts != nullptr ? block.size() : block.cols;
+                most = std::max(most, block.type == DType::float64 ? largest(static_cast<const double*>(block.values) + from, n)
+                                                                   : largest(static_cast<const float*>(block.values) + from, n));
+            }
+        });
+        if (!std::isfinite(most)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+        const double factor = most > 0 ? std::exp2(-std::ilogb(most)) : 1.0;
+        LstsqOptions inside = options;
+        inside.ridge = options.ridge * factor * factor;
+        const RowSource scaled = scaled_rows(a, factor);
+        return finish(Solver(scaled, right, k, precision, inside, true).run(), factor);
+    }
 }
 
 template <class T>
