@@ -120,7 +120,7 @@ TEST_CASE_TEMPLATE("sweep passes: weigh transposes", T, double, float) {
 }
 
 TEST_CASE("sweep: a whole matrix, and weighted Gram matrices with a border") {
-    const int64_t n = 5000, d = 37, p = d + 1;
+    const int64_t n = 20000, d = 37, p = d + 1;  // eleven tasks
     auto a = support::normals<double>(n * d, 9);
     const Compressed compressed(a, n, d);
     const auto w = support::normals<double>(n, 10);
@@ -196,6 +196,32 @@ TEST_CASE("sketch core: triangles") {
             }
         }
     });
+}
+
+TEST_CASE("sketch core: a shift far below the largest entry") {
+    for_each_isa([](const KernelTable& table) {
+        const double r[4] = {1.0, 0.5, 0.0, 1e-8};
+        double out[4];
+        table.sketch_core.shifted(r, 2, 2, 1e-13, out);
+        CHECK(std::fabs(out[0]) == doctest::Approx(1).epsilon(1e-12));
+        const double truth = 1e-16 + 1e-13 * 1.25;  // its Schur complement
+        CHECK(out[3] * out[3] / truth == doctest::Approx(1).epsilon(1e-3));
+    });
+}
+
+TEST_CASE("sketch: rows by where they go") {
+    const int64_t n = 53, d = 11, rows = 7;
+    const auto a = support::normals<double>(n * d, 15), w = support::normals<double>(n, 16);
+    const SparseSign s(rows, n, 1, 5);
+    std::vector<std::int32_t> row(static_cast<std::size_t>(n));
+    std::vector<std::int8_t> sign(row.size());
+    s.entries(0, n, row.data(), sign.data());
+    std::vector<double> out(static_cast<std::size_t>(rows * d), 0.5), expected = out;
+    s.add<double>(TensorView<const double>(a.data(), {n, d}), 0, w.data(), out.data());
+    for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < d; ++j) expected[row[i] * d + j] += sign[i] * w[i] * a[i * d + j];
+    }
+    for (std::size_t j = 0; j < out.size(); ++j) REQUIRE(out[j] == doctest::Approx(expected[j]).epsilon(1e-12));
 }
 
 TEST_CASE("dense sketch passes: Hadamard transforms and normal numbers") {
