@@ -15,6 +15,16 @@ else()
   set(RAPHSON_ISAS "baseline|${CMAKE_SYSTEM_PROCESSOR}|")
 endif()
 
+# For builds that run one instruction set only, such as those under sanitizers; everything else wants them all.
+set(RAPHSON_ONLY_ISA "" CACHE STRING "Build the kernels for this instruction set alone, e.g. x86-64-v4")
+if(RAPHSON_ONLY_ISA)
+  string(REPLACE "+" "\\+" only "${RAPHSON_ONLY_ISA}")
+  list(FILTER RAPHSON_ISAS INCLUDE REGEX "\\|${only}\\|")
+  if(NOT RAPHSON_ISAS)
+    message(FATAL_ERROR "RAPHSON_ONLY_ISA=${RAPHSON_ONLY_ISA} is not an instruction set of this platform")
+  endif()
+endif()
+
 set(RAPHSON_ISA_LIST "")
 foreach(isa IN LISTS RAPHSON_ISAS)
   string(REGEX MATCH "^[^|]*" space "${isa}")

@@ -3,6 +3,7 @@
 // program is loaded. Not one instruction of an ISA may run before the CPU is known to have it.
 #pragma once
 
+#include "dense/blocks.h"
 #include "gemm/ceilings.h"
 #include "gemm/table.h"
 #include "ihvp/passes.h"
@@ -21,6 +22,7 @@ struct KernelTable {
     const char* eigen_version;  // of the Eigen these kernels were compiled with
     const CeilingTable& ceilings;
     const GemmTable& gemm;
+    const DenseTable& dense;
     const NewtonSchulzTable& newton_schulz;
     const ElementwiseTable& elementwise;  // newton_schulz, the rest of it
     const IhvpTable& ihvp;

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "ihvp/dense.h"
+#include "dense/dense.h"
 #include "ihvp/fisher.h"
 #include "ihvp/passes.h"
 #include "raphson/ihvp.h"

@@ -12,6 +12,7 @@
 #include "raphson/sketch.h"
 #include "sketch/sweep.h"
 #include "support.h"
+#include "sketch/core.h"
 #include "table.h"
 
 using namespace raphson;
@@ -167,46 +168,41 @@ TEST_CASE("sweep: a whole matrix, and weighted Gram matrices with a border") {
 }
 
 TEST_CASE("sketch core: triangles") {
-    for_each_isa([](const KernelTable& table) {
-        const SketchCoreTable& core = table.sketch_core;
-        const int64_t m = 50, n = 12;
-        const auto a = support::normals<double>(m * n, 12);
-        std::vector<double> copy = a, r(static_cast<std::size_t>(n * n)), out(r.size());
-        core.qr(copy.data(), m, n, r.data());
+    const int64_t m = 50, n = 12;
+    const auto a = support::normals<double>(m * n, 12);
+    std::vector<double> copy = a, r(static_cast<std::size_t>(n * n)), out(r.size());
+    upper_triangle(copy.data(), m, n, r.data());
+    for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+            double gram = 0, square = 0;
+            for (int64_t k = 0; k < m; ++k) gram += a[k * n + i] * a[k * n + j];
+            for (int64_t k = 0; k < n; ++k) square += r[k * n + i] * r[k * n + j];
+            REQUIRE(square == doctest::Approx(gram).epsilon(1e-12).scale(10));
+            if (j < i) REQUIRE(r[i * n + j] == 0);
+        }
+    }
+    for (const double shift : {0.0, 1e-30, 2.5}) {
+        shifted_triangle(r.data(), n, n, shift, out.data());
         for (int64_t i = 0; i < n; ++i) {
             for (int64_t j = 0; j < n; ++j) {
-                double gram = 0, square = 0;
-                for (int64_t k = 0; k < m; ++k) gram += a[k * n + i] * a[k * n + j];
-                for (int64_t k = 0; k < n; ++k) square += r[k * n + i] * r[k * n + j];
-                REQUIRE(square == doctest::Approx(gram).epsilon(1e-12).scale(10));
-                if (j < i) REQUIRE(r[i * n + j] == 0);
-            }
-        }
-        for (const double shift : {0.0, 1e-30, 2.5}) {
-            core.shifted(r.data(), n, n, shift, out.data());
-            for (int64_t i = 0; i < n; ++i) {
-                for (int64_t j = 0; j < n; ++j) {
-                    double gram = i == j ? shift : 0, square = 0;
-                    for (int64_t k = 0; k < n; ++k) {
-                        gram += r[k * n + i] * r[k * n + j];
-                        square += out[k * n + i] * out[k * n + j];
-                    }
-                    REQUIRE(square == doctest::Approx(gram).epsilon(1e-12).scale(10));
+                double gram = i == j ? shift : 0, square = 0;
+                for (int64_t k = 0; k < n; ++k) {
+                    gram += r[k * n + i] * r[k * n + j];
+                    square += out[k * n + i] * out[k * n + j];
                 }
+                REQUIRE(square == doctest::Approx(gram).epsilon(1e-12).scale(10));
             }
         }
-    });
+    }
 }
 
 TEST_CASE("sketch core: a shift far below the largest entry") {
-    for_each_isa([](const KernelTable& table) {
-        const double r[4] = {1.0, 0.5, 0.0, 1e-8};
-        double out[4];
-        table.sketch_core.shifted(r, 2, 2, 1e-13, out);
-        CHECK(std::fabs(out[0]) == doctest::Approx(1).epsilon(1e-12));
-        const double truth = 1e-16 + 1e-13 * 1.25;  // its Schur complement
-        CHECK(out[3] * out[3] / truth == doctest::Approx(1).epsilon(1e-3));
-    });
+    const double r[4] = {1.0, 0.5, 0.0, 1e-8};
+    double out[4];
+    shifted_triangle(r, 2, 2, 1e-13, out);
+    CHECK(std::fabs(out[0]) == doctest::Approx(1).epsilon(1e-12));
+    const double truth = 1e-16 + 1e-13 * 1.25;  // its Schur complement
+    CHECK(out[3] * out[3] / truth == doctest::Approx(1).epsilon(1e-3));
 }
 
 TEST_CASE("sketch: rows by where they go") {

@@ -9,7 +9,7 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "ihvp/columns.h"
-#include "ihvp/dense.h"
+#include "dense/dense.h"
 #include "raphson/runtime.h"
 #include "table.h"
 
@@ -160,7 +160,7 @@ void Fisher::diagonal(double* out) const {
 }
 
 void Fisher::scores(const double* w, int64_t group, double* scores, double* multipliers) const {
-    const IhvpTable& pass = kernels().ihvp;
+    const DenseTable& dense = kernels().dense;
     const int64_t m = count(), tile_columns = std::max(group, narrow_tile / group * group);
     for (int64_t b = 0; b < blocks(); ++b) {
         const int64_t cols = columns(b).cols;
@@ -179,12 +179,12 @@ void Fisher::scores(const double* w, int64_t group, double* scores, double* mult
                     }
                 }
                 // F ≤ (λ + ‖G‖²/m)I, so its inverse is at least 1/(λ + trace/m); rounding aside it is never singular.
-                pass.factor_block(inverse, group, group, 1e-300);
+                dense.factor_block(inverse, group, group, 1e-300);
                 const int64_t column = b * width_ + first + q;
                 double* const u = multipliers + column;
                 std::copy_n(w + column, group, u);
-                pass.solve_columns(inverse, group, group, false, u, 1, 1);
-                pass.solve_columns(inverse, group, group, true, u, 1, 1);
+                dense.solve_columns(inverse, group, group, false, u, 1, 1);
+                dense.solve_columns(inverse, group, group, true, u, 1, 1);
                 double score = 0;
                 for (int64_t i = 0; i < group; ++i) score += 0.5 * w[column + i] * u[i];
                 scores[column / group] = score;

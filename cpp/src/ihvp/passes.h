@@ -57,15 +57,6 @@ struct IhvpTable {
     void (*forward)(double* factor, std::int64_t capacity, std::int64_t head, std::int64_t n, double* v, double* b);
     // b ← L⁻ᵀ b.
     void (*backward)(const double* factor, std::int64_t capacity, std::int64_t head, std::int64_t n, double* b);
-
-    // Dense, row major, n×n, n small: the lower triangle becomes the Cholesky factor. Pivots below `floor`, which exact
-    // arithmetic never meets (the smallest eigenvalue is known to be at least that), are raised to it; says how many.
-    std::int64_t (*factor_block)(double* a, std::int64_t lda, std::int64_t n, double floor);
-    // rows of x (rows×n) ← x L⁻ᵀ.
-    void (*solve_rows)(const double* l, std::int64_t ldl, std::int64_t n, double* x, std::int64_t ldx, std::int64_t rows);
-    // x (n×cols) ← L⁻¹ x, or L⁻ᵀ x.
-    void (*solve_columns)(const double* l, std::int64_t ldl, std::int64_t n, bool transposed, double* x, std::int64_t ldx,
-                          std::int64_t cols);
 };
 
 }  // namespace raphson

@@ -12,7 +12,7 @@
 #include "common/workspace.h"
 #include "ihvp/check.h"
 #include "ihvp/columns.h"
-#include "ihvp/dense.h"
+#include "dense/dense.h"
 #include "raphson/runtime.h"
 #include "table.h"
 

@@ -10,7 +10,7 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "ihvp/check.h"
-#include "ihvp/dense.h"
+#include "dense/dense.h"
 #include "ihvp/window.h"
 #include "raphson/runtime.h"
 #include "table.h"

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "dense/dense.h"
 #include "table.h"
 
 namespace raphson {
@@ -66,7 +67,9 @@ void GlmMetric::solve(Vector& g) const {
         return;
     }
     for (int64_t from = 0; from < static_cast<int64_t>(g.size()); from += width_) {
-        kernels().sketch_core.cholesky_solve(factor_.data(), width_, g.data() + from);
+        double* const part = g.data() + from;
+        kernels().dense.solve_triangle(factor_.data(), width_, width_, false, false, part);
+        kernels().dense.solve_triangle(factor_.data(), width_, width_, false, true, part);
     }
 }
 
@@ -87,7 +90,7 @@ void GlmMetric::finish(Glm& glm, double scale, bool add_ridge) {
             const double own = plain[i * p + i];  // badly scaled columns keep their digits
             to[i * p + i] = own > 0 ? own * (1 + shift) : std::max(largest, 1e-300);
         }
-        if (kernels().sketch_core.cholesky(to, p) || !(shift < 1)) break;
+        if (cholesky(to, p, p, 1e-300) == 0 || !(shift < 1)) break;
         factor_ = plain;
     }
     ++made_;

@@ -153,7 +153,7 @@ void Solver::wide() {
     const double cut = options_.rcond >= 0 ? options_.rcond : eps * static_cast<double>(std::max<int64_t>(30, n));
     double largest = 0, smallest = 0;
     if (rows > 0) {
-        result_.rank = kernels().sketch_core.wide(a.data(), rows, n, b_, k_, cut, x.data(), &largest, &smallest);
+        result_.rank = solve_wide(a.data(), rows, n, b_, k_, cut, x.data(), &largest, &smallest);
     } else {
         result_.rank = 0;
     }
@@ -176,7 +176,10 @@ void Solver::wide() {
         }
         for (int64_t j = 0; j < n_; ++j) z[j] -= options_.ridge * result_.x[j * k_ + column];
         const double r_norm = norm(r.data(), rows), z_norm = norm(z.data(), n_);
-        double error = r_norm > 0 && triangle_.frobenius > 0 ? z_norm / (r_norm * triangle_.frobenius) : 0;
+        // With a ridge the residual of [A; √ridge I] x = [b; 0] counts, and its norm.
+        const double whole = std::hypot(r_norm, std::sqrt(options_.ridge) * x_norm);
+        const double frobenius = std::hypot(triangle_.frobenius, std::sqrt(options_.ridge * static_cast<double>(n_)));
+        double error = whole > 0 && frobenius > 0 ? z_norm / (whole * frobenius) : 0;
         if (x_norm > 0 && triangle_.frobenius > 0) error = std::min(error, r_norm / (x_norm * triangle_.frobenius));
         result_.residual_norm[column] = r_norm;
         result_.backward_error[column] = error;
@@ -208,11 +211,11 @@ void Solver::triangle_of_sketch() {
             std::copy_n(sketched.data() + (begin + i) * n_, n_, work.data() + i * p);
             std::copy_n(right.data() + (begin + i) * k_, k_, work.data() + i * p + n_);
         }
-        kernels().sketch_core.qr(work.data(), count, p, stacked.data() + part * p * p);
+        upper_triangle(work.data(), count, p, stacked.data() + part * p * p);
     });
     throw_if_cancelled();
     for (int64_t j = 0; j < extra; ++j) stacked[(2 * p + j) * p + j] = std::sqrt(options_.ridge);
-    kernels().sketch_core.qr(stacked.data(), 2 * p + extra, p, triangle_.upper.data());
+    upper_triangle(stacked.data(), 2 * p + extra, p, triangle_.upper.data());
 }
 
 void Solver::triangle_of_rows() {
@@ -231,10 +234,10 @@ void Solver::triangle_of_rows() {
                 const int64_t from = begin + part * chunk, count = std::min(chunk, begin + rows - from);
                 std::vector<double> work(static_cast<std::size_t>(count * p));
                 densify(block.part(from, count), b_ + (first + from) * k_, k_, work.data());
-                kernels().sketch_core.qr(work.data(), count, p, stacked.data() + (part + 1) * p * p);
+                upper_triangle(work.data(), count, p, stacked.data() + (part + 1) * p * p);
             });
             throw_if_cancelled();
-            kernels().sketch_core.qr(stacked.data(), (parts + 1) * p, p, triangle_.upper.data());
+            upper_triangle(stacked.data(), (parts + 1) * p, p, triangle_.upper.data());
         }
     });
     ++result_.sweeps;

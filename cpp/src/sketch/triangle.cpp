@@ -20,10 +20,11 @@ double norm(const double* x, int64_t n) {
 
 void Triangle::decide(double rcond) {
     const SketchCoreTable& core = kernels().sketch_core;
+    const DenseTable& dense = kernels().dense;
     const int64_t p = n_ + k_;
     const double cut = rcond >= 0 ? rcond : eps * static_cast<double>(std::max<int64_t>(30, n_));
     double smallest = 0, scaled_smallest = 0, scaled_largest = 0;
-    core.extremes(upper.data(), p, n_, &largest, &smallest);
+    core.extremes(dense, upper.data(), p, n_, &largest, &smallest);
     rank = n_;
     cond = smallest > 0 ? largest / smallest : std::numeric_limits<double>::infinity();
     scaled_.assign(static_cast<std::size_t>(n_ * n_), 0.0);
@@ -41,7 +42,7 @@ void Triangle::decide(double rcond) {
         for (int64_t i = 0; i <= j && length_[j] > 0; ++i) scaled_[i * n_ + j] = upper[i * p + j] / length_[j];
     }
     if (full) {
-        core.extremes(scaled_.data(), n_, n_, &scaled_largest, &scaled_smallest);
+        core.extremes(dense, scaled_.data(), n_, n_, &scaled_largest, &scaled_smallest);
         full = rcond >= 0 ? smallest > cut * largest : scaled_smallest > cut * scaled_largest;
         scaled_largest_ = scaled_largest;
         scaled_cond_ = scaled_smallest > 0 ? scaled_largest / scaled_smallest : std::numeric_limits<double>::infinity();
@@ -61,7 +62,7 @@ void Triangle::to_x(const std::vector<double>& y, double* x) const {
         for (int64_t j = 0; j < n_; ++j) x[j] = scale[j] * y[j];
     } else if (u_.empty()) {
         std::copy(y.begin(), y.end(), x);
-        kernels().sketch_core.solve(scaled_.data(), n_, n_, false, x);
+        kernels().dense.solve_triangle(scaled_.data(), n_, n_, true, false, x);
         for (int64_t j = 0; j < n_; ++j) x[j] /= length_[j];
     } else {
         std::fill_n(x, n_, 0.0);
@@ -78,7 +79,7 @@ void Triangle::to_y(const double* z, std::vector<double>& y) const {
         for (int64_t j = 0; j < n_; ++j) y[j] = scale[j] * z[j];
     } else if (u_.empty()) {
         for (int64_t j = 0; j < n_; ++j) y[j] = z[j] / length_[j];
-        kernels().sketch_core.solve(scaled_.data(), n_, n_, true, y.data());
+        kernels().dense.solve_triangle(scaled_.data(), n_, n_, true, true, y.data());
     } else {
         for (int64_t i = 0; i < rank; ++i) {
             double sum = 0;
@@ -136,7 +137,7 @@ void Triangle::prepare_error(const double* x, double r_norm) {
     if (!scale.empty() || !u_.empty()) return;
     shifted_.resize(static_cast<std::size_t>(n_ * n_));
     const double x_norm = scaled_norm(x), ratio = x_norm > 0 ? r_norm / x_norm : 0.0;
-    kernels().sketch_core.shifted(scaled_.data(), n_, n_, ratio * ratio, shifted_.data());
+    shifted_triangle(scaled_.data(), n_, n_, ratio * ratio, shifted_.data());
 }
 
 double Triangle::backward_error(const std::vector<double>& z, const double* x, double r_norm) const {
@@ -155,7 +156,7 @@ double Triangle::backward_error(const std::vector<double>& z, const double* x, d
     }
     std::vector<double> y(static_cast<std::size_t>(n_));
     for (int64_t j = 0; j < n_; ++j) y[j] = z[j] / length_[j];
-    kernels().sketch_core.solve(shifted_.data(), n_, n_, true, y.data());
+    kernels().dense.solve_triangle(shifted_.data(), n_, n_, true, true, y.data());
     return norm(y.data(), n_) / (x_norm * std::sqrt(static_cast<double>(n_)));
 }
 

@@ -1,4 +1,4 @@
-#include "ihvp/dense.h"
+#include "dense/dense.h"
 
 #include <algorithm>
 
@@ -17,7 +17,7 @@ constexpr int64_t tile = 256;  // rows and columns of a product that a task upda
 }  // namespace
 
 int64_t cholesky(double* a, int64_t lda, int64_t n, double floor) {
-    const IhvpTable& pass = kernels().ihvp;
+    const DenseTable& pass = kernels().dense;
     const GemmFunctions<double, double>& gemm = kernels().gemm.f64;
     Workspace scratch;
     double* const transposed = scratch.take_array<double>(block * n);  // of the panel: the products want it so
@@ -50,7 +50,7 @@ int64_t cholesky(double* a, int64_t lda, int64_t n, double floor) {
 }
 
 void solve_lower(const double* l, int64_t ldl, int64_t n, double* x, int64_t ldx, int64_t cols) {
-    const IhvpTable& pass = kernels().ihvp;
+    const DenseTable& pass = kernels().dense;
     const GemmFunctions<double, double>& gemm = kernels().gemm.f64;
     for (int64_t j = 0; j < n; j += block) {
         const int64_t width = std::min(block, n - j);
@@ -61,7 +61,7 @@ void solve_lower(const double* l, int64_t ldl, int64_t n, double* x, int64_t ldx
 }
 
 void solve_lower_transposed(const double* l, int64_t ldl, int64_t n, double* x, int64_t ldx, int64_t cols) {
-    const IhvpTable& pass = kernels().ihvp;
+    const DenseTable& pass = kernels().dense;
     const GemmFunctions<double, double>& gemm = kernels().gemm.f64;
     Workspace scratch;
     double* const transposed = scratch.take_array<double>(block * n);
