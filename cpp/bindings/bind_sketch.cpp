@@ -21,22 +21,27 @@ TensorView<T> view(const py::array& from) {
     return TensorView<T>(data, {from.shape(0), from.shape(1)}, {from.strides(0) / static_cast<py::ssize_t>(sizeof(T)), 1});
 }
 
+// Asked before the GIL is let go: the dtype is a Python object, and so is what names it.
+bool is_double(const py::array& a) { return a.itemsize() == 8; }
+
 // Wrappers in raphson.sketch see to shapes, layouts and dtypes: everything here is contiguous along its columns.
 void add(const SparseSign& s, const py::array& a, std::int64_t first, const py::object& weights, Doubles& out) {
     const Doubles values = weights.is_none() ? Doubles() : py::cast<Doubles>(weights);
     const double* w = weights.is_none() ? nullptr : values.data();
     double* to = out.mutable_data();
     const double flops = 2.0 * s.nnz() * static_cast<double>(a.size());
+    const bool wide = is_double(a);
     run_released(flops, [&] {
-        a.itemsize() == 8 ? s.add<double>(view<const double>(a), first, w, to) : s.add<float>(view<const float>(a), first, w, to);
+        wide ? s.add<double>(view<const double>(a), first, w, to) : s.add<float>(view<const float>(a), first, w, to);
     });
 }
 
 void adjoint(const SparseSign& s, const py::array& b, std::int64_t first, const py::array& out) {
     const double flops = 2.0 * s.nnz() * static_cast<double>(out.size());
+    const bool wide = is_double(b);
     run_released(flops, [&] {
-        b.itemsize() == 8 ? s.adjoint<double>(view<const double>(b), first, view<double>(out))
-                          : s.adjoint<float>(view<const float>(b), first, view<float>(out));
+        wide ? s.adjoint<double>(view<const double>(b), first, view<double>(out))
+             : s.adjoint<float>(view<const float>(b), first, view<float>(out));
     });
 }
 
@@ -52,8 +57,9 @@ void add_dense(const Embedding& s, const py::array& a, std::int64_t first, const
     const Doubles values = weights.is_none() ? Doubles() : py::cast<Doubles>(weights);
     const double* w = weights.is_none() ? nullptr : values.data();
     double* to = out.mutable_data();
+    const bool wide = is_double(a);
     run_released(2.0 * static_cast<double>(s.rows()) * static_cast<double>(a.size()), [&] {
-        a.itemsize() == 8 ? s.template add<double>(view<const double>(a), first, w, to) : s.template add<float>(view<const float>(a), first, w, to);
+        wide ? s.template add<double>(view<const double>(a), first, w, to) : s.template add<float>(view<const float>(a), first, w, to);
     });
 }
 

@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, m) {
     raphson::bindings::bind_tensor(m);
     raphson::bindings::bind_newton_schulz(m);
     raphson::bindings::bind_newton_schulz_extra(m);
+    raphson::bindings::bind_matrix_functions(m);
     raphson::bindings::bind_fisher(m);
     raphson::bindings::bind_ihvp(m);
     raphson::bindings::bind_ot(m);

@@ -9,7 +9,7 @@ from raphson._config import build_info, get_num_threads, set_num_threads
 from raphson._results import ConvergenceWarning
 from raphson.ihvp import FisherInverse, GradientWindow
 from raphson.newton import fit_glm
-from raphson.newton_schulz import orthogonalize, orthogonalize_many
+from raphson.newton_schulz import orthogonalize, orthogonalize_many, polar
 from raphson.ot import PointCloud, sinkhorn
 from raphson.sketch import lstsq
 
@@ -27,6 +27,7 @@ __all__ = [
     "lstsq",
     "orthogonalize",
     "orthogonalize_many",
+    "polar",
     "set_num_threads",
     "sinkhorn",
 ]

@@ -62,6 +62,24 @@ def orthogonalize_vjp(
     check_finite: bool | None,
     out: Any,
 ) -> Any: ...
+def matrix_function(
+    function: str,
+    arrays: Any,
+    p: int,
+    tol: float | None,
+    max_steps: int,
+    ridge: float,
+    relative_ridge: float,
+) -> list[dict[str, Any]]: ...
+def matrix_function_vjp(
+    function: str,
+    value: Any,
+    second: Any,
+    value_bar: Any,
+    second_bar: Any,
+    p: int,
+    relative_ridge: float,
+) -> Any: ...
 def schedule_names() -> list[str]: ...
 def schedule(name: str, steps: int, rows: int, cols: int) -> npt.NDArray[np.float64]: ...
 def minimax_schedule(

@@ -1,4 +1,4 @@
-"""Newton–Schulz matrix iterations: orthogonalisation by products alone."""
+"""Newton–Schulz matrix iterations: orthogonalisation by products alone, and matrix functions with a certificate."""
 
 from __future__ import annotations
 
@@ -10,18 +10,39 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._matrix_derivatives import inverse_root_vjp, inverse_vjp, polar_vjp, sqrt_vjp
+from raphson._matrix_functions import (
+    MatrixResult,
+    PolarResult,
+    inverse,
+    inverse_root,
+    polar,
+    sign,
+    sqrt,
+)
 from raphson._newton_schulz_extra import auon, orthogonalize_vjp, soft_clip
 
 __all__ = [
+    "MatrixResult",
     "Plan",
+    "PolarResult",
     "auon",
+    "inverse",
+    "inverse_root",
+    "inverse_root_vjp",
+    "inverse_vjp",
     "minimax_schedule",
     "orthogonalize",
     "orthogonalize_many",
     "orthogonalize_vjp",
     "plan",
+    "polar",
+    "polar_vjp",
     "schedule",
+    "sign",
     "soft_clip",
+    "sqrt",
+    "sqrt_vjp",
 ]
 
 ArrayT = TypeVar("ArrayT")

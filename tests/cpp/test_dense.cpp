@@ -1,4 +1,5 @@
 // The blocked dense factorisations against their definitions.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <utility>
@@ -89,6 +90,23 @@ TEST_CASE("dense: inverse") {
         CHECK(distance(product(inverse, a, n, n, n), identity(n)) < 1e-14 * static_cast<double>(n) * (1 + entries));
         CHECK(distance(product(a, inverse, n, n, n), identity(n)) < 1e-14 * static_cast<double>(n) * (1 + entries));
     }
+    // Rank 5 plus 1e-9: every block of the elimination is nearly singular, the matrix (condition 1e11) less so.
+    const int64_t n = 150;
+    const Matrix left = support::normals<double>(n * 5, 1), right = support::normals<double>(n * 5, 2), noise = support::normals<double>(n * n, 3);
+    Matrix a(noise.size());
+    for (int64_t i = 0; i < n * n; ++i) {
+        a[i] = 1e-9 * noise[i];
+        for (int64_t q = 0; q < 5; ++q) a[i] += left[i / n * 5 + q] * right[i % n * 5 + q];
+    }
+    Matrix inverse = a;
+    REQUIRE(invert(inverse.data(), n, n));
+    double squares = 0, inverse_squares = 0;
+    for (int64_t i = 0; i < n * n; ++i) {
+        squares += a[i] * a[i];
+        inverse_squares += inverse[i] * inverse[i];
+    }
+    const double cond = std::sqrt(squares) * std::sqrt(inverse_squares);
+    CHECK(distance(product(a, inverse, n, n, n), identity(n)) < 1e-16 * cond);
     Matrix permutation = {0, 0, 1, 1, 0, 0, 0, 1, 0}, singular = {1, 2, 2, 4}, nan = {NAN, 1, 1, 1};
     CHECK(invert(permutation.data(), 3, 3));
     CHECK(distance(permutation, {0, 1, 0, 0, 0, 1, 1, 0, 0}) == 0);
@@ -129,5 +147,54 @@ TEST_CASE("dense: triangles met by one vector") {
                 REQUIRE(y[i] == doctest::Approx(sum).epsilon(1e-12));
             }
         }
+    }
+}
+
+TEST_CASE("dense: symmetric eigenvalues") {
+    for (const int64_t n : {1, 2, 3, 5, 16, 17, 33, 64, 100, 161}) {
+        for (const int kind : {0, 1, 2, 3}) {
+            CAPTURE(n);
+            CAPTURE(kind);
+            Matrix a(static_cast<std::size_t>(n * n), 0.0);
+            if (kind == 0) {  // full
+                const Matrix g = support::normals<double>(n * n, 40 + n);
+                for (int64_t i = 0; i < n * n; ++i) a[i] = g[i] + g[i % n * n + i / n];
+            } else if (kind == 1) {  // rank three
+                const Matrix g = support::normals<double>(n * 3, 41);
+                for (int64_t i = 0; i < n * n; ++i) {
+                    for (int q = 0; q < 3; ++q) a[i] += g[i / n * 3 + q] * g[i % n * 3 + q];
+                }
+            } else if (kind == 2) {  // repeated eigenvalues, already diagonal
+                for (int64_t i = 0; i < n; ++i) a[i * n + i] = static_cast<double>(i % 3) - 1;
+            }  // else zero
+            double entries = 0;
+            for (const double x : a) entries = std::fmax(entries, std::fabs(x));
+            Matrix copy = a, v(a.size()), scaled, values(static_cast<std::size_t>(n));
+            CHECK(eigh(copy.data(), n, values.data(), v.data(), 30) <= 30);
+            Matrix vt(a.size());
+            transpose(v.data(), n, n, n, vt.data(), n);
+            scaled = v;
+            for (int64_t i = 0; i < n * n; ++i) scaled[i] *= values[i / n];
+            const double size = static_cast<double>(n);
+            CHECK(distance(product(v, vt, n, n, n), identity(n)) < 1e-15 * (5 + size));
+            CHECK(distance(product(vt, scaled, n, n, n), a) <= 1e-15 * (5 + size) * std::sqrt(size) * entries);
+            for (int64_t i = 1; i < n; ++i) CHECK(values[i] >= values[i - 1]);
+        }
+    }
+}
+
+TEST_CASE("dense: eigenvalues that are known") {
+    const int64_t n = 90;  // second differences: 2 − 2 cos(kπ/(n + 1))
+    Matrix a(static_cast<std::size_t>(n * n), 0.0), v(a.size()), values(static_cast<std::size_t>(n));
+    for (int64_t i = 0; i < n; ++i) {
+        a[i * n + i] = 2;
+        if (i + 1 < n) a[i * n + i + 1] = a[(i + 1) * n + i] = -1;
+    }
+    Matrix copy = a;
+    CHECK(eigh(copy.data(), n, values.data(), v.data(), 1) > 1);  // one step each is not enough
+    CHECK(eigh(a.data(), n, values.data(), v.data(), 30) <= 30);
+    for (int64_t k = 0; k < n; ++k) {
+        const double truth = 2 - 2 * std::cos(static_cast<double>(k + 1) * 3.14159265358979323846 / static_cast<double>(n + 1));
+        CHECK(values[k] == doctest::Approx(truth).epsilon(1e-13));
     }
 }

@@ -133,3 +133,10 @@ def philox4x32(counter: tuple[int, ...], key: int) -> tuple[int, ...]:
         x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
         k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
     return x0, x1, x2, x3
+
+
+def polar_by_svd(x):
+    """The polar factors of full-rank x (m, n): U and H with x = U H (m ≥ n) or H U."""
+    left, values, right = np.linalg.svd(x, full_matrices=False)
+    basis = right.T if x.shape[0] >= x.shape[1] else left
+    return left @ right, (basis * values) @ basis.T

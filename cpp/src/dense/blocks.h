@@ -5,6 +5,13 @@
 
 namespace raphson {
 
+// Plane rotations that an implicit QL step makes, from column `last` down to column `first`: (c, s, −s) from entry `start`
+// on, three numbers each.
+struct RotationSweep {
+    std::int64_t first, last, start;
+};
+constexpr std::int64_t rotated_rows = 16;  // of the matrix they are applied to, at a time
+
 struct DenseTable {
     // n×n, n small: the lower triangle becomes the Cholesky factor. Pivots below `floor`, which exact arithmetic never
     // meets (the smallest eigenvalue is known to be at least that), are raised to it; says how many.
@@ -21,11 +28,28 @@ struct DenseTable {
     // entries 0 … j, below them the reflector v (its first entry, 1, is not stored). H = I − tau v vᵀ; tau 0 where there
     // is nothing to do.
     void (*reflect)(double* p, std::int64_t ldp, std::int64_t count, std::int64_t h, double* tau);
+    // The first `count` columns of a symmetric matrix brought to tridiagonal form (upper triangle, a: n×n from the first of
+    // them on): d, e (the entries beside the diagonal), tau, and by rows v and w (count×n), v the reflectors with their
+    // ones and zeros, so that what is left is A − VᵀW − WᵀV from row and column `count` on; a itself is only read.
+    void (*tridiagonal_panel)(const double* a, std::int64_t lda, std::int64_t n, std::int64_t count, double* d, double* e,
+                              double* tau, double* v, double* w);
+    // Rows i and i + 1 of x (n×n), as (c −s; s c) for every rotation, in columns from … from + rotated_rows (fewer at the
+    // end); rows (n × rotated_rows) is scratch. Four sweeps follow one another closely: each entry is read once for four.
+    void (*rotate)(double* x, std::int64_t n, std::int64_t from, const double* rotations, const RotationSweep* sweeps,
+                   std::int64_t count, double* rows);
+    // out ← a·x + b·yᵀ (n×n, contiguous; out may be x); gives ‖out − x‖_F².
+    double (*blend_transposed)(std::int64_t n, double a, const double* x, double b, const double* y, double* out);
+    // The 1-norm, the ∞-norm and the squared Frobenius norm of x (n×n, contiguous).
+    void (*norms)(std::int64_t n, const double* x, double* one, double* infinity, double* squares);
     // Gauss–Jordan elimination with a few rows of A (count×n) as pivot rows, the first pivot in column `first`: of the
     // columns from there on the one with the largest entry is swapped there, pivots[r] says which it was. Leaves the rows
-    // of the inverse so far. False where a pivot is 0 or not finite.
+    // of the inverse so far, and in `kept` (count×n) each pivot row as it was when it met the others. False where a pivot
+    // is 0 or not finite.
+    // `absorb` is the other rows' share (a: rows×n): they meet those kept rows one after the other. count ≤ 8.
+    void (*absorb)(double* a, std::int64_t lda, std::int64_t rows, std::int64_t n, std::int64_t first, std::int64_t count,
+                   const double* kept);
     bool (*eliminate)(double* a, std::int64_t lda, std::int64_t count, std::int64_t n, std::int64_t first,
-                      std::int64_t* pivots);
+                      std::int64_t* pivots, double* kept);
 };
 
 }  // namespace raphson

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <utility>
 
+#include "common/workspace.h"
+#include "dense/eigen_passes.h"
 #include "dense/vectors.h"
 
 RAPHSON_ISA_BEGIN
@@ -117,16 +119,18 @@ int64_t largest_entry(int64_t n, const double* x) {
     return 0;  // NaN alone
 }
 
-bool eliminate(double* a, int64_t lda, int64_t count, int64_t n, int64_t first, int64_t* pivots) {
+bool eliminate(double* a, int64_t lda, int64_t count, int64_t n, int64_t first, int64_t* pivots, double* kept) {
     for (int64_t r = 0; r < count; ++r) {
         double* const row = a + r * lda;
         const int64_t at = first + r, from = at + largest_entry(n - at, row + at);
         pivots[r] = from;
         for (int64_t i = 0; i < count && from != at; ++i) std::swap(a[i * lda + at], a[i * lda + from]);
+        for (int64_t i = 0; i < r && from != at; ++i) std::swap(kept[i * n + at], kept[i * n + from]);
         const double pivot = row[at];
         if (!(std::fabs(pivot) > 0) || !std::isfinite(pivot)) return false;
         for (int64_t j = 0; j < n; ++j) row[j] /= pivot;
         row[at] = 1 / pivot;
+        for (int64_t j = 0; j < n; ++j) kept[r * n + j] = row[j];
         for (int64_t i = 0; i < count; ++i) {
             if (i == r) continue;
             double* const other = a + i * lda;
@@ -138,10 +142,160 @@ bool eliminate(double* a, int64_t lda, int64_t count, int64_t n, int64_t first, 
     return true;
 }
 
+constexpr int64_t absorbed = 8;  // pivot rows at once, at most
+
+// Pivot rows are met one after the other: row r finds what those before it left in its column.
+void absorb_row(double* a, int64_t n, int64_t first, int64_t count, const double* kept) {
+    double factor[absorbed];
+    double* const own = a + first;
+    for (int64_t r = 0; r < count; ++r) {
+        factor[r] = own[r];
+        for (int64_t q = 0; q < r; ++q) factor[r] -= factor[q] * kept[q * n + first + r];
+    }
+    double to[absorbed];  // in the pivots' own columns those before r have done their part already
+    for (int64_t r = 0; r < count; ++r) {
+        to[r] = 0;
+        for (int64_t q = r; q < count; ++q) to[r] -= factor[q] * kept[q * n + first + r];
+    }
+    for (int64_t r = 0; r < count; ++r) subtract(n, factor[r], kept + r * n, a);
+    for (int64_t r = 0; r < count; ++r) own[r] = to[r];
+}
+
+// The same for as many rows as a vector has lanes and eight pivots; minus[q][r] = −kept[q][first + r].
+void absorb_rows(double* a, int64_t lda, int64_t n, int64_t first, const double* kept, const double (&minus)[absorbed][absorbed]) {
+    constexpr int width = Vec<double>::width;
+    constexpr int pivots = static_cast<int>(absorbed);
+    Vec<double> f[pivots], to[pivots];
+    double factor[pivots][width];
+    RAPHSON_UNROLL
+    for (int g = 0; g < pivots; g += width) {
+        Vec<double> own[width];
+        RAPHSON_UNROLL
+        for (int i = 0; i < width; ++i) own[i] = load(a + i * lda + first + g);
+        transpose(own);
+        RAPHSON_UNROLL
+        for (int i = 0; i < width; ++i) f[g + i] = own[i];
+    }
+    RAPHSON_UNROLL
+    for (int r = 0; r < pivots; ++r) {
+        for (int q = 0; q < r; ++q) f[r] = fma(splat(minus[q][r]), f[q], f[r]);
+        store(factor[r], mul(splat(-1.0), f[r]));
+    }
+    RAPHSON_UNROLL
+    for (int r = 0; r < pivots; ++r) {
+        to[r] = zero<double>();
+        for (int q = r; q < pivots; ++q) to[r] = fma(splat(minus[q][r]), f[q], to[r]);
+    }
+    int64_t j = 0;
+    for (; j + width <= n; j += width) {
+        Vec<double> x[width];
+        RAPHSON_UNROLL
+        for (int i = 0; i < width; ++i) x[i] = load(a + i * lda + j);
+        RAPHSON_UNROLL
+        for (int r = 0; r < pivots; ++r) {
+            const Vec<double> row = load(kept + r * n + j);
+            RAPHSON_UNROLL
+            for (int i = 0; i < width; ++i) x[i] = fma(splat(factor[r][i]), row, x[i]);
+        }
+        RAPHSON_UNROLL
+        for (int i = 0; i < width; ++i) store(a + i * lda + j, x[i]);
+    }
+    for (; j < n; ++j) {
+        for (int i = 0; i < width; ++i) {
+            for (int r = 0; r < pivots; ++r) a[i * lda + j] += factor[r][i] * kept[r * n + j];
+        }
+    }
+    RAPHSON_UNROLL
+    for (int g = 0; g < pivots; g += width) {
+        Vec<double> own[width];
+        RAPHSON_UNROLL
+        for (int i = 0; i < width; ++i) own[i] = to[g + i];
+        transpose(own);
+        RAPHSON_UNROLL
+        for (int i = 0; i < width; ++i) store(a + i * lda + first + g, own[i]);
+    }
+}
+
+void absorb(double* a, int64_t lda, int64_t rows, int64_t n, int64_t first, int64_t count, const double* kept) {
+    constexpr int width = Vec<double>::width;
+    int64_t i = 0;
+    if (count == absorbed) {
+        double minus[absorbed][absorbed];
+        for (int64_t q = 0; q < absorbed; ++q) {
+            for (int64_t r = 0; r < absorbed; ++r) minus[q][r] = -kept[q * n + first + r];
+        }
+        for (; i + width <= rows; i += width) absorb_rows(a + i * lda, lda, n, first, kept, minus);
+    }
+    for (; i < rows; ++i) absorb_row(a + i * lda, n, first, count, kept);
+}
+
+double blend_transposed(int64_t n, double a, const double* x, double b, const double* y, double* out) {
+    constexpr int width = Vec<double>::width;
+    const Vec<double> left = splat(a), right = splat(b);
+    Vec<double> squares = zero<double>();
+    double rest = 0;
+    const auto entry = [&](int64_t i, int64_t j) {
+        const double to = a * x[i * n + j] + b * y[j * n + i], step = to - x[i * n + j];
+        out[i * n + j] = to;
+        rest += step * step;
+    };
+    const int64_t whole = n / width * width;
+    for (int64_t i = 0; i < whole; i += width) {
+        for (int64_t j = 0; j < whole; j += width) {
+            Vec<double> block[width];
+            RAPHSON_UNROLL
+            for (int k = 0; k < width; ++k) block[k] = load(y + (j + k) * n + i);
+            transpose(block);
+            RAPHSON_UNROLL
+            for (int k = 0; k < width; ++k) {
+                const Vec<double> old = load(x + (i + k) * n + j);
+                const Vec<double> to = fma(left, old, mul(right, block[k])), step = subtract(to, old);
+                squares = fma(step, step, squares);
+                store(out + (i + k) * n + j, to);
+            }
+        }
+        for (int64_t k = i; k < i + width; ++k) {
+            for (int64_t j = whole; j < n; ++j) entry(k, j);
+        }
+    }
+    for (int64_t i = whole; i < n; ++i) {
+        for (int64_t j = 0; j < n; ++j) entry(i, j);
+    }
+    return sum_lanes(squares) + rest;
+}
+
+void norms(int64_t n, const double* x, double* one, double* infinity, double* squares) {
+    constexpr int width = Vec<double>::width;
+    Workspace scratch;
+    double* const columns = scratch.take_array<double>(n);
+    for (int64_t j = 0; j < n; ++j) columns[j] = 0;
+    *one = *infinity = *squares = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const double* const row = x + i * n;
+        Vec<double> sum = zero<double>(), square = zero<double>();
+        int64_t j = 0;
+        for (; j + width <= n; j += width) {
+            const Vec<double> entries = load(row + j), magnitude = max(entries, mul(entries, splat(-1.0)));
+            sum = add(sum, magnitude);
+            square = fma(entries, entries, square);
+            store(columns + j, add(load(columns + j), magnitude));
+        }
+        double row_sum = sum_lanes(sum), row_square = sum_lanes(square);
+        for (; j < n; ++j) {
+            row_sum += std::fabs(row[j]);
+            row_square += row[j] * row[j];
+            columns[j] += std::fabs(row[j]);
+        }
+        *infinity = row_sum > *infinity ? row_sum : *infinity;
+        *squares += row_square;
+    }
+    for (int64_t j = 0; j < n; ++j) *one = columns[j] > *one ? columns[j] : *one;
+}
+
 }  // namespace
 
 extern const DenseTable dense_table;
-const DenseTable dense_table{factor_block,   solve_rows,  solve_columns, solve_triangle,
-                             upper_times, reflect,     eliminate};
+const DenseTable dense_table{factor_block,      solve_rows, solve_columns,    solve_triangle, upper_times, reflect,
+                             tridiagonal_panel, rotate,     blend_transposed, norms,          absorb,      eliminate};
 
 RAPHSON_ISA_END

@@ -35,6 +35,15 @@ private:
     std::vector<double> t_;  // of every panel, block×block: Q of the panel is I − V T Vᵀ
 };
 
+// T of H₀ H₁ … = I − V T Vᵀ, from tau and S = VᵀV (width×width): T[j][j] = tau[j], above it −tau[j] T s_j.
+void reflector_triangle(const double* tau, const double* s, std::int64_t width, double* t, std::int64_t ldt);
+
+// a (n×n, symmetric, its upper triangle is read, destroyed) = Vᵀ diag(values) V: values ascending, row i of v belongs to
+// values[i]. Householder's tridiagonal form, then implicit QL, its rotations kept and applied to 16 rows at a time, which
+// is arithmetic and not memory. An eigenvalue takes at most `most_steps` QL steps; gives the most that one took, or a
+// larger number where that was not enough: then V T Vᵀ is not diagonal yet. About 4n³ + 5n³ flops.
+std::int64_t eigh(double* a, std::int64_t n, double* values, double* v, std::int64_t most_steps);
+
 // a (n×n) ← its inverse, by Gauss–Jordan elimination with partial pivoting: every flop but those of narrow panels is a
 // product's. False where a pivot is 0 or not finite, a is then lost. 2n³ flops.
 bool invert(double* a, std::int64_t lda, std::int64_t n);

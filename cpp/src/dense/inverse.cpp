@@ -12,6 +12,7 @@ using std::int64_t;
 namespace {
 
 constexpr int64_t block = 64, inner = 8;
+constexpr int64_t strips_alone = 128;  // up to this order the strips reach every row: a product would cost more
 
 // Columns swapped as the pivots say, in rows that did not take part.
 void swap_columns(double* a, int64_t lda, int64_t rows, const int64_t* pivots, int64_t first, int64_t count) {
@@ -20,18 +21,43 @@ void swap_columns(double* a, int64_t lda, int64_t rows, const int64_t* pivots, i
     }
 }
 
-// The other rows' share of one step: a −= M·G, M the columns first … first+count of a, which are replaced.
-void eliminate_others(double* a, int64_t lda, int64_t rows, int64_t n, int64_t first, int64_t count, const double* pivot_rows,
-                      int64_t ldp, double* m) {
-    if (rows == 0) return;
-    for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t r = 0; r < count; ++r) {
-            m[i * count + r] = a[i * lda + first + r];
-            a[i * lda + first + r] = 0;
+// Pivot rows that the other rows meet one after the other, as one: x[first + r] = f_r when row r is met, and it has met
+// those before by then. So with M = x[first …] the factors are F = M (I + U)⁻¹, U what is above the diagonal of the pivot
+// rows' own columns; and x −= F·P, M and U replaced by zeros. Factors made from reduced pivot rows (F = M) would do in
+// exact arithmetic, but those grow where the block is ill-conditioned, however harmless the matrix.
+class Pivots {
+public:
+    // p (count×n): the rows; U is taken out of it.
+    Pivots(double* p, int64_t n, int64_t first, int64_t count) : p_(p), n_(n), first_(first), count_(count) {
+        for (int64_t r = count - 1; r >= 0; --r) {  // row r of the inverse: e_r − Σ u[r][k] row k
+            double* const row = inverse_ + r * count;
+            for (int64_t q = 0; q < count; ++q) row[q] = q == r ? 1.0 : 0.0;
+            for (int64_t k = r + 1; k < count; ++k) {
+                double& u = p[r * n + first + k];
+                for (int64_t q = k; q < count; ++q) row[q] -= u * inverse_[k * count + q];
+                u = 0;
+            }
         }
     }
-    kernels().gemm.f64.product(rows, n, count, -1.0, m, count, pivot_rows, ldp, 1.0, a, lda, a, lda);
-}
+    // The other rows' share: m and f hold rows × count.
+    void meet(double* a, int64_t lda, int64_t rows, double* m, double* f) const {
+        if (rows == 0) return;
+        const GemmFunctions<double, double>& gemm = kernels().gemm.f64;
+        for (int64_t i = 0; i < rows; ++i) {
+            for (int64_t r = 0; r < count_; ++r) {
+                m[i * count_ + r] = a[i * lda + first_ + r];
+                a[i * lda + first_ + r] = 0;
+            }
+        }
+        gemm.product(rows, count_, count_, 1.0, m, count_, inverse_, count_, 0.0, nullptr, 0, f, count_);
+        gemm.product(rows, n_, count_, -1.0, f, count_, p_, n_, 1.0, a, lda, a, lda);
+    }
+
+private:
+    double* p_;
+    int64_t n_, first_, count_;
+    double inverse_[block * block];  // (I + U)⁻¹
+};
 
 }  // namespace
 
@@ -39,25 +65,31 @@ bool invert(double* a, int64_t lda, int64_t n) {
     const DenseTable& dense = kernels().dense;
     Workspace scratch;
     double* const m = scratch.take_array<double>(n * block);
+    double* const f = scratch.take_array<double>(n * block);
+    double* const p = scratch.take_array<double>(n * std::max(block, std::min(n, strips_alone)));
     int64_t* const pivots = scratch.take_array<int64_t>(n);
-    for (int64_t k = 0; k < n; k += block) {
-        const int64_t width = std::min(block, n - k);
+    const int64_t panel_rows = n <= strips_alone ? n : block;
+    for (int64_t k = 0; k < n; k += panel_rows) {
+        const int64_t width = std::min(panel_rows, n - k);
         double* const panel = a + k * lda;
         for (int64_t j = 0; j < width; j += inner) {  // the panel's rows among themselves
-            const int64_t strip = std::min(inner, width - j);
+            const int64_t count = std::min(inner, width - j), below = width - j - count, first = k + j;
             double* const rows = panel + j * lda;
-            if (!dense.eliminate(rows, lda, strip, n, k + j, pivots + k + j)) return false;
-            const int64_t below = width - j - strip;
-            swap_columns(panel, lda, j, pivots + k + j, k + j, strip);
-            swap_columns(rows + strip * lda, lda, below, pivots + k + j, k + j, strip);
-            eliminate_others(panel, lda, j, n, k + j, strip, rows, lda, m);
-            eliminate_others(rows + strip * lda, lda, below, n, k + j, strip, rows, lda, m);
+            if (!dense.eliminate(rows, lda, count, n, first, pivots + first, p + j * n)) return false;
+            swap_columns(panel, lda, j, pivots + first, first, count);
+            swap_columns(rows + count * lda, lda, below, pivots + first, first, count);
+            swap_columns(p, n, j, pivots + first, first, count);
+            dense.absorb(panel, lda, j, n, first, count, p + j * n);
+            dense.absorb(rows + count * lda, lda, below, n, first, count, p + j * n);
         }
         const int64_t next = k + width;
         swap_columns(a, lda, k, pivots + k, k, width);
         swap_columns(a + next * lda, lda, n - next, pivots + k, k, width);
-        eliminate_others(a, lda, k, n, k, width, panel, lda, m);
-        eliminate_others(a + next * lda, lda, n - next, n, k, width, panel, lda, m);
+        if (width < n) {
+            const Pivots all(p, n, k, width);
+            all.meet(a, lda, k, m, f);
+            all.meet(a + next * lda, lda, n - next, m, f);
+        }
         if (poll_cancelled()) return false;
     }
     // (A P)⁻¹ = P⁻¹ A⁻¹: the rows go back in the opposite order.

@@ -25,10 +25,7 @@ void transpose(const double* a, int64_t lda, int64_t rows, int64_t cols, double*
     parallel_for((cols + strip - 1) / strip, [&](int64_t i) { columns(i * strip, std::min(cols, (i + 1) * strip)); });
 }
 
-namespace {
-
-// T of I − V T Vᵀ = H₀ H₁ …, from tau and S = VᵀV: T[j][j] = tau_j, above it −tau_j T s_j.
-void triangle_of(const double* tau, const double* s, int64_t width, double* t, int64_t ldt) {
+void reflector_triangle(const double* tau, const double* s, int64_t width, double* t, int64_t ldt) {
     for (int64_t j = 0; j < width; ++j) {
         for (int64_t i = 0; i < j; ++i) {
             double sum = 0;
@@ -39,6 +36,8 @@ void triangle_of(const double* tau, const double* s, int64_t width, double* t, i
         for (int64_t i = j + 1; i < width; ++i) t[i * ldt + j] = 0;
     }
 }
+
+namespace {
 
 // w (rows×width) ← w T.
 void times_triangle(double* w, int64_t rows, int64_t width, const double* t, int64_t ldt) {
@@ -100,7 +99,7 @@ void HouseholderQr::factor_panel(int64_t k, int64_t width, double* v, double* vt
         }
         transpose(flat, tall, strip, tall, v, strip);
         gemm.product(strip, strip, tall, 1.0, flat, tall, v, strip, 0.0, nullptr, 0, s, strip);
-        triangle_of(tau + j, s, strip, small_t, strip);
+        reflector_triangle(tau + j, s, strip, small_t, strip);
         double* const remaining = here + strip * h;  // others × tall
         gemm.product(others, strip, tall, 1.0, remaining, h, v, strip, 0.0, nullptr, 0, w, strip);
         times_triangle(w, others, strip, small_t, strip);
@@ -109,7 +108,7 @@ void HouseholderQr::factor_panel(int64_t k, int64_t width, double* v, double* vt
     transpose(vt, h, width, h, panel, lda_);
     reflectors(k, width, v, vt);
     gemm.product(width, width, h, 1.0, vt, h, v, width, 0.0, nullptr, 0, s, width);
-    triangle_of(tau, s, width, t, block);
+    reflector_triangle(tau, s, width, t, block);
 }
 
 void HouseholderQr::reflectors(int64_t k, int64_t width, double* v, double* vt) const {

@@ -7,6 +7,7 @@
 
 #include "common/threads.h"
 #include "common/workspace.h"
+#include "newton_schulz/batch.h"
 #include "newton_schulz/iterate.h"
 #include "newton_schulz/orthogonalize.h"
 #include "raphson/runtime.h"
@@ -87,28 +88,6 @@ void scan_task(void* context, std::int64_t index) {
     task.scan = job.table->newton_schulz.scan(task.item->x.matrix(task.index));
 }
 
-// A matrix alone on one thread stays in that core's cache, so that is how most of a batch runs. All threads share one
-// matrix where there are too few to keep every thread busy: a matrix larger than a thread's share of what is left, and
-// the remainder of a small number of equal ones. The tasks come largest first. No choice here changes a result.
-std::int64_t count_shared(const Task* tasks, std::int64_t count) {
-    constexpr double worth_sharing = 2e7;  // flops; below, meeting between products costs more than it gains
-    const std::int64_t threads = get_num_threads();
-    if (threads == 1) return 0;
-    double left = 0;
-    for (std::int64_t i = 0; i < count; ++i) left += tasks[i].item->plan->flops;
-    std::int64_t shared = 0;
-    for (; shared < count; ++shared) {
-        const double flops = tasks[shared].item->plan->flops;
-        if (flops < worth_sharing) break;
-        const std::int64_t rest = count - shared;
-        const bool dominates = flops * static_cast<double>(threads) > left;
-        const bool odd_one = rest < 4 * threads && rest % threads != 0;
-        if (!dominates && !odd_one) break;
-        left -= flops;
-    }
-    return shared;
-}
-
 }  // namespace
 
 void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options) {
@@ -141,7 +120,7 @@ void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const Orth
                                              : ""));
         }
     }
-    const std::int64_t shared = count_shared(tasks, total);
+    const std::int64_t shared = count_shared(total, [&](std::int64_t i) { return tasks[i].item->plan->flops; });
     for (std::int64_t i = 0; i < shared && !poll_cancelled(); ++i) orthogonalize_matrix(job, tasks[i]);
     throw_if_cancelled();
     job.tasks += shared;

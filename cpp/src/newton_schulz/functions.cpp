@@ -1,0 +1,333 @@
+#include "newton_schulz/functions.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "common/threads.h"
+#include "common/workspace.h"
+#include "newton_schulz/batch.h"
+#include "raphson/status.h"
+#include "table.h"
+
+namespace raphson {
+
+using std::int64_t;
+
+double largest_asymmetry(const double* a, int64_t n) {
+    double most = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < i; ++j) most = std::max(most, std::fabs(a[i * n + j] - a[j * n + i]));
+    }
+    return most;
+}
+
+double frobenius(const double* a, int64_t count) {
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += a[i] * a[i];
+    return std::sqrt(sum);
+}
+
+void round_to_float(double* x, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) x[i] = static_cast<double>(static_cast<float>(x[i]));
+}
+
+double distance_to_identity(const double* x, int64_t n, double* squares) {
+    double most = 0, sum = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+            const double off = x[i * n + j] - (i == j ? 1.0 : 0.0);
+            most = std::fabs(off) > most || off != off ? std::fabs(off) : most;
+            sum += off * off;
+        }
+    }
+    if (squares != nullptr) *squares = sum;
+    return most;
+}
+
+double safe_tolerance(int64_t n, double cond, bool narrow) {
+    const double eps = narrow ? 0x1p-23 : 0x1p-52;
+    const double level = 4 * static_cast<double>(n + 8) * eps * cond;
+    return level < 0.1 ? level : 0.1;
+}
+
+void judge(const FunctionJob& job, double safe, bool limited, MatrixReport& report) {
+    const bool asked = job.options.tol >= 0;
+    report.tol = asked ? job.options.tol : safe;
+    if (report.status == Status::breakdown) return;
+    if (report.residual <= report.tol) {
+        report.status = Status::converged;
+    } else if (limited) {
+        report.status = Status::max_iter;
+    } else {
+        report.status = report.residual <= safe || safe >= 0.1 ? Status::precision_floor : Status::stalled;
+    }
+}
+
+namespace {
+
+const char* name_of(MatrixFunction function) {
+    switch (function) {
+        case MatrixFunction::polar: return "polar";
+        case MatrixFunction::sign: return "sign";
+        case MatrixFunction::sqrt: return "sqrt";
+        case MatrixFunction::inverse: return "inverse";
+        default: return "inverse_root";
+    }
+}
+
+struct Task {
+    const FunctionItem* item;
+    int64_t index;
+    double max_abs;
+    double flops;
+};
+
+// x·2^exponent, exact, also where 2^exponent itself is out of range.
+void scale_by(double* x, int64_t count, int exponent) {
+    if (exponent == 0) return;
+    const double half = std::ldexp(1.0, exponent / 2), rest = std::ldexp(1.0, exponent - exponent / 2);
+    for (int64_t i = 0; i < count; ++i) x[i] = x[i] * half * rest;
+}
+
+void load_scaled(const MatrixRef& from, int exponent, double* to) {
+    kernels().newton_schulz.load(from, std::ldexp(1.0, exponent / 2), std::ldexp(1.0, exponent - exponent / 2), DType::float64, to);
+}
+
+bool finite(const double* x, int64_t count) {
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += 0 * x[i];
+    return sum == 0;
+}
+
+// Values go out at their scale. What leaves the range of the result's dtype is a breakdown, and its entries zeros.
+void put(double* x, int64_t rows, int64_t cols, int exponent, const MatrixRef& out, MatrixReport& report) {
+    scale_by(x, rows * cols, exponent);
+    if (out.dtype == DType::float32) round_to_float(x, rows * cols);
+    if (!finite(x, rows * cols)) {
+        report.status = Status::breakdown;
+        std::fill_n(x, rows * cols, 0.0);
+    }
+    kernels().newton_schulz.store(DType::float64, x, out);
+}
+
+std::string which(const Task& task, const FunctionItem* items, std::size_t count) {
+    return (count > 1 ? " (array " + std::to_string(task.item - items) + " of the list)" : std::string()) +
+           (task.item->a.count() > 1 ? " (matrix " + std::to_string(task.index) + " of the batch)" : std::string());
+}
+
+struct Call {
+    MatrixFunction function;
+    int64_t p;
+    const FunctionItem* items;
+    std::size_t count;
+    const MatrixFunctionOptions* options;
+};
+
+void run(const Call& call, const Task& task) {
+    const FunctionItem& item = *task.item;
+    MatrixRef a = item.a.matrix(task.index), value = item.value.matrix(task.index);
+    const bool polar = call.function == MatrixFunction::polar, wide = polar && a.rows < a.cols;
+    if (wide) {
+        a = a.transposed();
+        value = value.transposed();
+    }
+    const int64_t m = a.rows, n = a.cols;
+    const bool two = item.second.data != nullptr;
+    Workspace scratch;
+    double* const x = scratch.take_array<double>(m * n);
+    double* const first = scratch.take_array<double>(m * n);
+    double* const second = scratch.take_array<double>(two ? n * n : 0);
+    // The largest entry comes to about 1, by a power of two of which the function is one, too.
+    const int unit = call.function == MatrixFunction::sqrt ? 2 : call.function == MatrixFunction::inverse_root
+                         ? static_cast<int>(std::min<int64_t>(call.p, 4096)) : 1;
+    int exponent = 0;
+    if (task.max_abs > 0) std::frexp(task.max_abs, &exponent);
+    exponent = static_cast<int>(std::lround(static_cast<double>(exponent) / unit)) * unit;
+    load_scaled(a, -exponent, x);
+
+    FunctionJob job{call.function, call.p, *call.options, a.dtype == DType::float32, std::ldexp(call.options->ridge, -exponent)};
+    MatrixReport& report = item.reports[task.index];
+    report = MatrixReport{};
+    int value_exponent = 0, second_exponent = 0;
+    switch (call.function) {
+        case MatrixFunction::polar:
+            polar_of(job, x, m, n, first, second, report);
+            second_exponent = exponent;
+            break;
+        case MatrixFunction::sign: sign_of(job, x, n, first, report); break;
+        case MatrixFunction::sqrt:
+            sqrt_of(job, x, n, first, two ? second : nullptr, report);
+            value_exponent = exponent / 2;
+            second_exponent = -exponent / 2;
+            break;
+        case MatrixFunction::inverse:
+            inverse_of(job, x, n, first, report);
+            value_exponent = -exponent;
+            break;
+        case MatrixFunction::inverse_root: {
+            const double largest = task.max_abs > 0 ? std::ldexp(task.max_abs, -exponent) : 0.0;
+            const double asymmetry = largest_asymmetry(x, n), allowed = 1000 * (job.narrow ? 0x1p-23 : 0x1p-52) * largest;
+            if (asymmetry > allowed) {
+                throw std::invalid_argument("inverse_root: a must be symmetric, but max|A - A^T| = " +
+                                            std::to_string(asymmetry / largest) + " max|A|" +
+                                            which(task, call.items, call.count));
+            }
+            spectral_of(job, x, n, first, nullptr, report);
+            value_exponent = static_cast<int>(-exponent / call.p);
+            break;
+        }
+    }
+    if (cancelled()) return;
+    const PollPause complete;
+    put(first, m, n, value_exponent, value, report);
+    if (two) {
+        if (call.function == MatrixFunction::sqrt && std::isinf(report.inverse_residual)) {
+            std::fill_n(second, n * n, std::numeric_limits<double>::quiet_NaN());
+            kernels().newton_schulz.store(DType::float64, second, item.second.matrix(task.index));
+        } else {
+            put(second, n, n, second_exponent, item.second.matrix(task.index), report);
+        }
+    }
+}
+
+}  // namespace
+
+double function_flops(MatrixFunction function, int64_t rows, int64_t cols) {
+    const double k = static_cast<double>(std::min(rows, cols)), l = static_cast<double>(std::max(rows, cols));
+    return function == MatrixFunction::inverse ? 4 * k * k * k : 20 * k * k * k + 8 * k * k * (l - k);
+}
+
+void evaluate(MatrixFunction function, int64_t p, const FunctionItem* items, std::size_t count,
+              const MatrixFunctionOptions& options) {
+    std::vector<Task> tasks;
+    for (std::size_t i = 0; i < count; ++i) {
+        const BatchRef& a = items[i].a;
+        for (int64_t k = 0; k < a.count(); ++k) {
+            if (a.rows() == 0 || a.cols() == 0) {
+                items[i].reports[k] = MatrixReport{};
+                items[i].reports[k].tol = options.tol >= 0 ? options.tol : 0;
+                continue;
+            }
+            tasks.push_back({&items[i], k, 0, function_flops(function, a.rows(), a.cols())});
+        }
+    }
+    const auto total = static_cast<int64_t>(tasks.size());
+    std::stable_sort(tasks.begin(), tasks.end(), [](const Task& left, const Task& right) { return left.flops > right.flops; });
+    parallel_for(total, [&](int64_t i) {
+        tasks[i].max_abs = kernels().newton_schulz.scan(tasks[i].item->a.matrix(tasks[i].index)).max_abs;
+    });
+    throw_if_cancelled();
+    for (const Task& task : tasks) {
+        if (std::isfinite(task.max_abs)) continue;
+        throw std::invalid_argument(std::string(name_of(function)) + ": " + (function == MatrixFunction::polar ? "x" : "a") +
+                                    " contains NaN or Inf" + which(task, items, count));
+    }
+    const Call call{function, p, items, count, &options};
+    const int64_t shared = count_shared(total, [&](int64_t i) { return tasks[i].flops; });
+    for (int64_t i = 0; i < shared && !poll_cancelled(); ++i) run(call, tasks[i]);
+    throw_if_cancelled();
+    parallel_for(total - shared, [&](int64_t i) { run(call, tasks[shared + i]); });
+    throw_if_cancelled();
+}
+
+void check_function(MatrixFunction function, const FunctionItem& item, int64_t p, const MatrixFunctionOptions& options) {
+    const std::string name = name_of(function);
+    const auto shape_text = [](const BatchRef& x) {
+        std::string text = "(";
+        for (int i = 0; i < x.ndim; ++i) text += (i == 0 ? "" : ", ") + std::to_string(x.shape[i]);
+        return text + (x.ndim == 1 ? ",)" : ")");
+    };
+    const bool polar = function == MatrixFunction::polar;
+    if (item.a.ndim < 2) {
+        throw std::invalid_argument(name + (polar ? ": x must have at least 2 axes (..., m, n), got shape "
+                                                  : ": a must have at least 2 axes (..., n, n), got shape ") +
+                                    shape_text(item.a));
+    }
+    if (!polar && item.a.rows() != item.a.cols()) {
+        throw std::invalid_argument(name + ": a must be square (..., n, n), got shape " + shape_text(item.a));
+    }
+    const auto same_axes = [&](const char* argument, const BatchRef& out, int64_t rows, int64_t cols) {
+        bool same = out.ndim == item.a.ndim && out.rows() == rows && out.cols() == cols;
+        for (int i = 0; same && i + 2 < out.ndim; ++i) same = out.shape[i] == item.a.shape[i];
+        if (!same) {
+            throw std::invalid_argument(name + ": " + argument + " has shape " + shape_text(out) + ", the argument has shape " +
+                                        shape_text(item.a));
+        }
+    };
+    const int64_t rows = item.a.rows(), cols = item.a.cols(), k = std::min(rows, cols);
+    same_axes("value", item.value, rows, cols);
+    if (item.second.data != nullptr) same_axes(polar ? "hermitian" : "inverse_sqrt", item.second, k, k);
+    if (function == MatrixFunction::inverse_root && p < 1) {
+        throw std::invalid_argument("inverse_root: p must be an integer of at least 1, got " + std::to_string(p));
+    }
+    if (options.tol != options.tol || std::isinf(options.tol)) throw std::invalid_argument(name + ": tol must be finite");
+    if (options.max_steps < 1) {
+        throw std::invalid_argument(name + ": max_steps must be at least 1, got " + std::to_string(options.max_steps));
+    }
+    const auto ridge = [&](const char* argument, double value) {
+        if (!(value >= 0) || std::isinf(value)) {
+            throw std::invalid_argument(name + ": " + argument + " must be finite and not negative, got " + std::to_string(value));
+        }
+    };
+    ridge("ridge", options.ridge);
+    ridge("relative_ridge", options.relative_ridge);
+}
+
+namespace {
+
+template <class T>
+BatchRef erase_or_null(const TensorView<T>& view) {
+    return view.data == nullptr ? BatchRef{} : erase(view);
+}
+
+template <class T>
+void call_one(MatrixFunction function, int64_t p, TensorView<const T> a, TensorView<T> value, TensorView<T> second,
+              MatrixReport* reports, const MatrixFunctionOptions& options) {
+    const FunctionItem item{erase(a), erase(value), erase_or_null(second), reports};
+    check_function(function, item, p, options);
+    evaluate(function, p, &item, 1, options);
+}
+
+}  // namespace
+
+template <class T>
+void polar(TensorView<const T> x, TensorView<T> unitary, TensorView<T> hermitian, MatrixReport* reports,
+           const MatrixFunctionOptions& options) {
+    call_one<T>(MatrixFunction::polar, 1, x, unitary, hermitian, reports, options);
+}
+template <class T>
+void matrix_sign(TensorView<const T> a, TensorView<T> value, MatrixReport* reports, const MatrixFunctionOptions& options) {
+    call_one<T>(MatrixFunction::sign, 1, a, value, {}, reports, options);
+}
+template <class T>
+void matrix_sqrt(TensorView<const T> a, TensorView<T> value, TensorView<T> inverse_sqrt, MatrixReport* reports,
+                 const MatrixFunctionOptions& options) {
+    call_one<T>(MatrixFunction::sqrt, 1, a, value, inverse_sqrt, reports, options);
+}
+template <class T>
+void matrix_inverse(TensorView<const T> a, TensorView<T> value, MatrixReport* reports, const MatrixFunctionOptions& options) {
+    call_one<T>(MatrixFunction::inverse, 1, a, value, {}, reports, options);
+}
+template <class T>
+void inverse_root(TensorView<const T> a, int64_t p, TensorView<T> value, MatrixReport* reports,
+                  const MatrixFunctionOptions& options) {
+    call_one<T>(MatrixFunction::inverse_root, p, a, value, {}, reports, options);
+}
+
+#define RAPHSON_INSTANTIATE(T)                                                                                            \
+    template void polar<T>(TensorView<const T>, TensorView<T>, TensorView<T>, MatrixReport*, const MatrixFunctionOptions&); \
+    template void matrix_sign<T>(TensorView<const T>, TensorView<T>, MatrixReport*, const MatrixFunctionOptions&);          \
+    template void matrix_sqrt<T>(TensorView<const T>, TensorView<T>, TensorView<T>, MatrixReport*,                          \
+                                 const MatrixFunctionOptions&);                                                             \
+    template void matrix_inverse<T>(TensorView<const T>, TensorView<T>, MatrixReport*, const MatrixFunctionOptions&);       \
+    template void inverse_root<T>(TensorView<const T>, std::int64_t, TensorView<T>, MatrixReport*,                          \
+                                  const MatrixFunctionOptions&);
+RAPHSON_INSTANTIATE(double)
+RAPHSON_INSTANTIATE(float)
+#undef RAPHSON_INSTANTIATE
+
+}  // namespace raphson
