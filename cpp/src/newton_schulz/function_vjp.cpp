@@ -66,6 +66,12 @@ double* load(Workspace& scratch, const BatchRef& batch, int64_t index, bool tran
     return to;
 }
 
+void symmetrize(double* x, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < i; ++j) x[i * n + j] = x[j * n + i] = 0.5 * (x[i * n + j] + x[j * n + i]);
+    }
+}
+
 [[noreturn]] void not_differentiable(const char* function, const char* why, int64_t index) {
     throw Breakdown(std::string(function) + "_vjp: " + why + " (matrix " + std::to_string(index) +
                     "): the function is not differentiable there");
@@ -91,11 +97,7 @@ void polar_matrix(const DerivativeItem& item, int64_t index) {
     if (u_bar != nullptr) multiply(n, n, m, ut, u_bar, z);
     std::copy_n(z, n * n, inside);  // UᵀŪ
     if (h_bar != nullptr) {
-        for (int64_t i = 0; i < n; ++i) {
-            for (int64_t j = 0; j < i; ++j) {
-                h_bar[i * n + j] = h_bar[j * n + i] = 0.5 * (h_bar[i * n + j] + h_bar[j * n + i]);
-            }
-        }
+        symmetrize(h_bar, n);
         multiply(n, n, n, h_bar, h, c);
         for (int64_t i = 0; i < n * n; ++i) z[i] -= c[i];
     }
@@ -176,20 +178,19 @@ void inverse_root_matrix(const DerivativeItem& item, int64_t index) {
     const int64_t n = item.value.rows();
     const double* const x = load(scratch, item.value, index, false);
     double* const bar = load(scratch, item.value_bar, index, false);
-    for (int64_t i = 0; i < n; ++i) {
-        for (int64_t j = 0; j < i; ++j) bar[i * n + j] = bar[j * n + i] = 0.5 * (bar[i * n + j] + bar[j * n + i]);
-    }
+    symmetrize(bar, n);
     const Basis basis(x, n);
     const double* const root = basis.values();  // λ^(−1/p), from λmax's upwards
     if (!(root[0] > 0)) not_differentiable("inverse_root", "a is not positive definite", index);
     const auto p = static_cast<double>(item.p);
     basis.apply(bar, [&](int64_t i, int64_t j) { return root_difference(1 / root[i], 1 / root[j], p); });
+    symmetrize(bar, n);
     if (item.relative_ridge > 0) {
         double trace = 0;
         for (int64_t i = 0; i < n; ++i) trace += bar[i * n + i];
         const double* const v = basis.vector(0);
         for (int64_t i = 0; i < n; ++i) {
-            for (int64_t j = 0; j < n; ++j) bar[i * n + j] += item.relative_ridge * trace * v[i] * v[j];
+            for (int64_t j = 0; j < n; ++j) bar[i * n + j] += item.relative_ridge * trace * (v[i] * v[j]);
         }
     }
     kernels().newton_schulz.store(DType::float64, bar, item.out.matrix(index));
