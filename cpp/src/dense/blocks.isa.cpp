@@ -119,7 +119,10 @@ int64_t largest_entry(int64_t n, const double* x) {
     return 0;  // NaN alone
 }
 
+constexpr int64_t absorbed = 8;  // pivot rows at once, at most
+
 bool eliminate(double* a, int64_t lda, int64_t count, int64_t n, int64_t first, int64_t* pivots, double* kept) {
+    constexpr int width = Vec<double>::width;
     for (int64_t r = 0; r < count; ++r) {
         double* const row = a + r * lda;
         const int64_t at = first + r, from = at + largest_entry(n - at, row + at);
@@ -127,22 +130,41 @@ bool eliminate(double* a, int64_t lda, int64_t count, int64_t n, int64_t first, 
         for (int64_t i = 0; i < count && from != at; ++i) std::swap(a[i * lda + at], a[i * lda + from]);
         for (int64_t i = 0; i < r && from != at; ++i) std::swap(kept[i * n + at], kept[i * n + from]);
         const double pivot = row[at];
-        if (!(std::fabs(pivot) > 0) || !std::isfinite(pivot)) return false;
-        for (int64_t j = 0; j < n; ++j) row[j] /= pivot;
-        row[at] = 1 / pivot;
-        for (int64_t j = 0; j < n; ++j) kept[r * n + j] = row[j];
+        const double inverse = 1 / pivot;
+        if (!(std::fabs(inverse) > 0) || !std::isfinite(inverse)) return false;
+        row[at] = 1;
+        double minus[absorbed];
         for (int64_t i = 0; i < count; ++i) {
-            if (i == r) continue;
             double* const other = a + i * lda;
-            const double factor = other[at];
-            other[at] = 0;
-            subtract(n, factor, row, other);
+            minus[i] = i == r ? 0.0 : -other[at];
+            if (i != r) other[at] = 0;
+        }
+        double* const copy = kept + r * n;
+        int64_t j = 0;
+        if (count == absorbed) {
+            Vec<double> factor[absorbed];
+            RAPHSON_UNROLL
+            for (int i = 0; i < absorbed; ++i) factor[i] = splat(minus[i]);
+            const Vec<double> scale = splat(inverse);
+            for (; j + width <= n; j += width) {
+                const Vec<double> scaled = mul(load(row + j), scale);
+                store(row + j, scaled);
+                store(copy + j, scaled);
+                RAPHSON_UNROLL
+                for (int i = 0; i < absorbed; ++i) {  // with the pivot row itself, times 0
+                    store(a + i * lda + j, fma(factor[i], scaled, load(a + i * lda + j)));
+                }
+            }
+        }
+        for (; j < n; ++j) {
+            copy[j] = row[j] = row[j] * inverse;
+            for (int64_t i = 0; i < count; ++i) {
+                if (i != r) a[i * lda + j] += minus[i] * copy[j];
+            }
         }
     }
     return true;
 }
-
-constexpr int64_t absorbed = 8;  // pivot rows at once, at most
 
 // Pivot rows are met one after the other: row r finds what those before it left in its column.
 void absorb_row(double* a, int64_t n, int64_t first, int64_t count, const double* kept) {

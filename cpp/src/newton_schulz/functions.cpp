@@ -26,9 +26,13 @@ double largest_asymmetry(const double* a, int64_t n) {
 }
 
 double frobenius(const double* a, int64_t count) {
-    double sum = 0;
-    for (int64_t i = 0; i < count; ++i) sum += a[i] * a[i];
-    return std::sqrt(sum);
+    double sums[8] = {};  // eight chains: one addition after the other would wait for itself
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+        for (int q = 0; q < 8; ++q) sums[q] += a[i + q] * a[i + q];
+    }
+    for (; i < count; ++i) sums[0] += a[i] * a[i];
+    return std::sqrt(((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7])));
 }
 
 void round_to_float(double* x, int64_t count) {
@@ -36,16 +40,19 @@ void round_to_float(double* x, int64_t count) {
 }
 
 double distance_to_identity(const double* x, int64_t n, double* squares) {
-    double most = 0, sum = 0;
+    double most = 0, outside = 0, inside = 0;
     for (int64_t i = 0; i < n; ++i) {
-        for (int64_t j = 0; j < n; ++j) {
-            const double off = x[i * n + j] - (i == j ? 1.0 : 0.0);
-            most = std::fabs(off) > most || off != off ? std::fabs(off) : most;
-            sum += off * off;
-        }
+        const double* const row = x + i * n;
+        const double own = row[i] - 1;
+        const double before = frobenius(row, i), after = frobenius(row + i + 1, n - i - 1);
+        inside += own * own;
+        outside += before * before + after * after;
+        double largest = std::fabs(own);
+        for (int64_t j = 0; j < n; ++j) largest = std::max(largest, j == i ? 0.0 : std::fabs(row[j]));
+        most = std::max(most, largest);
     }
-    if (squares != nullptr) *squares = sum;
-    return most;
+    if (squares != nullptr) *squares = inside + outside;
+    return inside + outside == inside + outside ? most : std::numeric_limits<double>::infinity();
 }
 
 double safe_tolerance(int64_t n, double cond, bool narrow) {
@@ -98,9 +105,12 @@ void load_scaled(const MatrixRef& from, int exponent, double* to) {
 }
 
 bool finite(const double* x, int64_t count) {
-    double sum = 0;
-    for (int64_t i = 0; i < count; ++i) sum += 0 * x[i];
-    return sum == 0;
+    const double size = frobenius(x, count);
+    if (std::isfinite(size)) return true;
+    for (int64_t i = 0; i < count; ++i) {  // squares may overflow where entries do not
+        if (!std::isfinite(x[i])) return false;
+    }
+    return true;
 }
 
 // Values go out at their scale. What leaves the range of the result's dtype is a breakdown, and its entries zeros.

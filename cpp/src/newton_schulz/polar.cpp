@@ -17,7 +17,7 @@ using std::int64_t;
 constexpr double eps = 0x1p-52;
 constexpr double singular = 1e15;      // ‖X‖_F‖X⁻¹‖_F from which on the smallest singular values are rounding
 constexpr double unscaled = 1e-2;      // change of a step from which on convergence is quadratic without scaling
-constexpr double nearly_there = 4e-4;  // … and from which on one Newton–Schulz step, 3/4 of a fourth power, is enough
+constexpr double nearly_there = 2e-4;  // … and from which on one Newton–Schulz step, 3/4 of a fourth power, is enough
 constexpr int most_polishing = 3;
 
 // Below the backward error of any algorithm, and it gives null spaces a basis: entries of norm ½ε‖X‖_F/√n, always the same.
@@ -78,7 +78,7 @@ bool newton(double* z, int64_t n, int64_t max_steps, bool* limited, MatrixReport
         table.gemm.f64.product(n, n, n, 1.0, gram, n, z, n, 0.0, nullptr, 0, inverse, n);
         std::copy_n(inverse, n * n, z);
         ++report.iterations;
-        if (3 * off < 4 * eps) break;  // ¾·off·4 is what is left
+        if (3 * off < 4 * eps * std::sqrt(static_cast<double>(n))) break;  // 3·off is what is left, in the Frobenius norm
     }
     return true;
 }
