@@ -292,7 +292,9 @@ def _require_one_framework(function: str, **arrays: Any) -> None:
             raise TypeError(f"{function}: {named[0][0]} comes from {frameworks[0]}, {name} from {framework}")
 
 
-def gauss_newton_step(jac: Any, residual: Any, *, loss_hessian: Any = None, damping: float) -> Any:
+def gauss_newton_step(
+    jac: Any, residual: Any, *, loss_hessian: Any = None, loss_hessian_sqrt: Any = None, damping: float
+) -> Any:
     r"""The damped Gauss–Newton direction d = −(JᵀQJ/b + λI)⁻¹Jᵀr/b from the rows of J (EGN).
 
     Parameters
@@ -303,6 +305,8 @@ def gauss_newton_step(jac: Any, residual: Any, *, loss_hessian: Any = None, damp
         Gradients of the loss with respect to the outputs.
     loss_hessian : array (b,) or (b, c, c), optional
         Q, the Hessians of the loss with respect to the outputs, symmetric positive semidefinite; None is the identity.
+    loss_hessian_sqrt : array (b,) or (b, c, k), optional
+        In place of Q a square root S of it, Q = S Sᵀ; k is any number of columns.
     damping : float
         λ > 0.
 
@@ -314,7 +318,7 @@ def gauss_newton_step(jac: Any, residual: Any, *, loss_hessian: Any = None, damp
     Raises
     ------
     TypeError, ValueError
-        Shapes that do not agree, NaN or Inf, λ ≤ 0.
+        Shapes that do not agree, NaN or Inf, λ ≤ 0, both Q and S given.
 
     Notes
     -----
@@ -327,14 +331,24 @@ def gauss_newton_step(jac: Any, residual: Any, *, loss_hessian: Any = None, damp
     shape = tuple(jac.shape) if hasattr(jac, "shape") else np.shape(jac)
     if len(shape) not in (2, 3) or 0 in shape:
         raise ValueError(f"{name}: jac must have shape (b, d) or (b, c, d), none of them 0, got {shape}")
-    _require_one_framework(name, jac=jac, residual=residual, loss_hessian=loss_hessian)
+    if loss_hessian is not None and loss_hessian_sqrt is not None:
+        raise ValueError(f"{name}: give loss_hessian or loss_hessian_sqrt, not both")
+    _require_one_framework(
+        name, jac=jac, residual=residual, loss_hessian=loss_hessian, loss_hessian_sqrt=loss_hessian_sqrt
+    )
     r = _doubles(residual, shape[:-1], name, "residual").reshape(-1)
     rows = jac if len(shape) == 2 else jac.reshape(-1, shape[-1])
     b, c = shape[0], 1 if len(shape) == 2 else shape[1]
     system = _core.gram(rows, name, "jac")
-    if loss_hessian is not None:
-        expected = (b,) if len(shape) == 2 else (b, c, c)
-        q = _doubles(loss_hessian, expected, name, "loss_hessian").reshape(b, c, c)
+    if loss_hessian is not None or loss_hessian_sqrt is not None:
+        if loss_hessian is not None:
+            expected = (b,) if len(shape) == 2 else (b, c, c)
+            q = _doubles(loss_hessian, expected, name, "loss_hessian").reshape(b, c, c)
+        else:
+            given = tuple(getattr(loss_hessian_sqrt, "shape", None) or np.shape(loss_hessian_sqrt))
+            expected = (b,) if len(shape) == 2 else (b, c, given[-1] if len(given) == 3 else c)
+            root = _doubles(loss_hessian_sqrt, expected, name, "loss_hessian_sqrt").reshape(b, c, -1)
+            q = root @ root.swapaxes(1, 2)
         system = np.einsum("bij,bjk->bik", q, system.reshape(b, c, b * c)).reshape(b * c, b * c)
     system[np.diag_indices(b * c)] += b * lam
     return _core.combine_rows(rows, -np.linalg.solve(system, r).astype(np.float64, copy=False))

@@ -344,6 +344,11 @@ def test_gauss_newton_misuse(torch):
     all_fail(ValueError, "NaN or Inf", lambda keywords: step(**keywords), broken)
     mixed = [{"jac": jac.astype(int)}, {"residual": torch.ones(4, 2, dtype=torch.float64)}]
     all_fail(TypeError, None, lambda keywords: step(**keywords), mixed)
+    for shape in [(4, 2), (4, 3, 2), (3, 2, 2), ()]:
+        with pytest.raises(ValueError, match="loss_hessian_sqrt"):
+            gauss_newton_step(jac, residual, loss_hessian_sqrt=np.ones(shape), damping=0.1)
+    with pytest.raises(ValueError, match="not both"):
+        gauss_newton_step(jac, residual, loss_hessian=q, loss_hessian_sqrt=q, damping=0.1)
     with pytest.raises(TypeError):
         gauss_newton_step(jac, residual)  # no damping is no default
 

@@ -261,6 +261,16 @@ def test_gauss_newton_step_of_one_output(rng, given, dtype):
     assert_near(got, exact, 1.01 * UNIT[dtype] + 2.0**-47 * (1 + 600 / 9e-2))  # ‖J‖² < 600
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3, 5])
+def test_gauss_newton_step_by_a_square_root_of_q(rng, columns):
+    jac, residual = rng.standard_normal((6, 3, 40)), rng.standard_normal((6, 3))
+    root = rng.standard_normal((6, 3, columns))
+    got = gauss_newton_step(jac, residual, loss_hessian_sqrt=root, damping=0.1)
+    assert_near(got, truth.gauss_newton(jac, residual, root @ root.swapaxes(1, 2), 0.1), 1e-12)
+    flat = gauss_newton_step(jac[:, 0], residual[:, 0], loss_hessian_sqrt=root[:, 0, 0], damping=0.1)
+    assert_near(flat, truth.gauss_newton(jac[:, 0], residual[:, 0], root[:, 0, 0] ** 2, 0.1), 1e-12)
+
+
 def test_gauss_newton_step_in_torch(torch, rng):
     jac, residual, hessian = (torch.from_numpy(rng.random(s)) for s in ((4, 2, 8), (4, 2), (4, 1, 1)))
     hessian = hessian * torch.eye(2, dtype=torch.float64)

@@ -215,6 +215,14 @@ def test_inverse_root_is_measured_on_what_is_returned(p, cond, dtype):
     assert result.cond == pytest.approx(np.linalg.cond(a.astype(float)), rel=1e-3 if cond < 1e6 else 0.3)
 
 
+def test_a_power_multiplies_rounding_and_the_tolerance_knows():
+    caught = unwarned()
+    result = ns.inverse_root(spd(5, 10.0), 100_000)
+    caught.__exit__(None, None, None)
+    assert result.converged
+    assert result.residual < 1e-9
+
+
 def test_inverse_root_against_mpmath():
     mpmath = pytest.importorskip("mpmath")
     a = spd(10, 1e5, 4)

@@ -1,11 +1,12 @@
 """raphson inside PyTorch: differentiable :func:`orthogonalize`, :func:`polar`, :func:`sqrt`, :func:`inverse` and
-:func:`inverse_root`, and the optimizer :class:`Muon`.
+:func:`inverse_root`, and the optimizers :class:`Muon` and :class:`MFAC`.
 
 Importing this package imports torch; ``import raphson`` alone never does.
 """
 
 from raphson.torch._matrix_functions import inverse, inverse_root, polar, sqrt
+from raphson.torch._mfac import MFAC
 from raphson.torch._muon import Muon
 from raphson.torch._orthogonalize import orthogonalize
 
-__all__ = ["Muon", "inverse", "inverse_root", "orthogonalize", "polar", "sqrt"]
+__all__ = ["MFAC", "Muon", "inverse", "inverse_root", "orthogonalize", "polar", "sqrt"]
