@@ -151,6 +151,34 @@ TEST_CASE("matrix functions: derivatives of the inverse and of the root agree wi
     CHECK(gradient[30] + gradient[30 % n * n + 30 / n] == doctest::Approx(expected).epsilon(1e-6));
 }
 
+TEST_CASE("matrix functions: a root without symmetry is corrected, and its derivative solves its equation") {
+    const int64_t n = 30;
+    auto a = support::normals<double>(n * n, 11, 0.05);
+    for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < n; ++j) a[i * n + j] *= j < i ? 0.0 : std::pow(10.0, -static_cast<double>(i + j) / 8);
+        a[i * n + i] = std::pow(10.0, -static_cast<double>(i) / 4);  // eigenvalues from 1 to 6e-8
+    }
+    std::vector<double> value(a.size()), bar = support::normals<double>(n * n, 12), gradient(a.size());
+    MatrixReport report;
+    matrix_sqrt<double>({a.data(), {n, n}}, {value.data(), {n, n}}, {}, &report);
+    const auto square = times(value, value, n, n, n);
+    double off = 0, size = 0;
+    for (int64_t i = 0; i < n * n; ++i) {
+        off += (square[i] - a[i]) * (square[i] - a[i]);
+        size += a[i] * a[i];
+    }
+    CHECK(report.status == Status::converged);
+    CHECK(std::sqrt(off / size) < 1e-14);
+
+    for (int64_t i = 0; i < n; ++i) a[i * n + i] += 1;
+    matrix_sqrt<double>({a.data(), {n, n}}, {value.data(), {n, n}}, {}, &report);
+    matrix_sqrt_vjp<double>({value.data(), {n, n}}, {bar.data(), {n, n}}, {gradient.data(), {n, n}});
+    std::vector<double> transposed(value.size());
+    for (int64_t i = 0; i < n * n; ++i) transposed[i] = value[i % n * n + i / n];
+    const auto left = times(transposed, gradient, n, n, n), right = times(gradient, transposed, n, n, n);
+    for (int64_t i = 0; i < n * n; ++i) REQUIRE(left[i] + right[i] == doctest::Approx(bar[i]).epsilon(1e-11).scale(1));
+}
+
 TEST_CASE("matrix functions: misuse throws and names the argument") {
     std::vector<double> a(12, 1.0), out(12);
     MatrixReport report;

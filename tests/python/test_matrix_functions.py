@@ -78,6 +78,20 @@ def test_polar_of_rank_deficient_matrices_is_completed(shape, rank):
     np.testing.assert_allclose(h, polar_by_svd(x)[1], atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "x",
+    [np.ones((6, 6)), np.diag([1.0, 0.0, 0.0, 2.0]), np.ones((3, 8)), np.eye(5, 4, k=2), np.outer([0, 1.0], [1.0, 0])],
+)
+def test_polar_of_exactly_singular_matrices(x):
+    result = raphson.polar(x)
+    u, k = result.unitary, min(x.shape)
+    gram = u.T @ u if x.shape[0] >= x.shape[1] else u @ u.T
+    np.testing.assert_allclose(gram, np.eye(k), atol=1e-14)
+    assert result.residual <= 1e-14
+    assert result.cond == np.inf
+    np.testing.assert_allclose(result.hermitian, polar_by_svd(x)[1], atol=1e-14)
+
+
 def test_polar_of_orthogonal_zero_and_extreme_matrices():
     q = np.linalg.qr(rng().standard_normal((20, 20)))[0]
     np.testing.assert_allclose(raphson.polar(q).unitary, q, atol=1e-14)
