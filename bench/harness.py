@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-# Runtimes spin for a while after their last parallel call (OpenBLAS for about 30 ms): wait until they sleep.
-SETTLE_SECONDS = 0.05
+# Runtimes spin for a while after their last parallel call: wait until they sleep. With two threads on two cores a sweep
+# took 54 ms 50 ms after OpenBLAS's last product, and 41 from 100 ms on.
+SETTLE_SECONDS = 0.15
 # Exported on some machines; they pin NumPy's OpenBLAS to kernels at half the speed of its own choice.
 HANDICAPS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
 THREAD_VARIABLES = ("RAPHSON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -34,7 +34,7 @@ class Row:
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    time.sleep(0.05)  # OpenBLAS's threads spin for some 30 ms after a product, on cores that the next contender needs
+    time.sleep(harness.SETTLE_SECONDS)  # OpenBLAS's threads spin on, on cores that the next contender needs
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

@@ -368,7 +368,7 @@ def inverse_root(
     ridge, relative_ridge : float
         Not negative; λmax is the largest eigenvalue, exactly.
     tol : float, optional
-        Bound of max\|(A + …) Xᵖ − I\|. None: 4·max(n + 8, p)·ε·cond of the matrix with its ridge, at most 0.1.
+        Bound of max\|(A + …) Xᵖ − I\|. None: 4(n + 8 + 2p)ε·cond of the matrix with its ridge, at most 0.1.
     max_steps : int
         QL steps that an eigenvalue may take; 4 are many.
     errors

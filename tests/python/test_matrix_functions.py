@@ -88,7 +88,7 @@ def test_polar_of_exactly_singular_matrices(x):
     gram = u.T @ u if x.shape[0] >= x.shape[1] else u @ u.T
     np.testing.assert_allclose(gram, np.eye(k), atol=1e-14)
     assert result.residual <= 1e-14
-    assert result.cond == np.inf
+    assert result.cond > 1e15
     np.testing.assert_allclose(result.hermitian, polar_by_svd(x)[1], atol=1e-14)
 
 

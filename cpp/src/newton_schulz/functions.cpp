@@ -57,7 +57,7 @@ double distance_to_identity(const double* x, int64_t n, double* squares) {
 
 double safe_tolerance(int64_t n, double cond, bool narrow, int64_t p) {
     const double eps = narrow ? 0x1p-23 : 0x1p-52;
-    const double level = 4 * static_cast<double>(std::max(n + 8, p)) * eps * cond;
+    const double level = 4 * static_cast<double>(n + 8 + 2 * p) * eps * cond;
     return level < 0.1 ? level : 0.1;
 }
 

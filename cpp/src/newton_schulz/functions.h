@@ -59,8 +59,8 @@ double frobenius(const double* a, std::int64_t count);
 void round_to_float(double* x, std::int64_t count);
 // max|x − I| of a square matrix; `squares`: ‖x − I‖_F² too.
 double distance_to_identity(const double* x, std::int64_t n, double* squares = nullptr);
-// The level the precision reaches safely: 4·max(n + 8, p)·ε·cond, 0.1 at most; a p-th power multiplies rounding by p.
-double safe_tolerance(std::int64_t n, double cond, bool narrow, std::int64_t p = 1);
+// The level the precision reaches safely: 4(n + 8 + 2p)ε·cond, 0.1 at most; a p-th power multiplies rounding by p.
+double safe_tolerance(std::int64_t n, double cond, bool narrow, std::int64_t p = 0);
 // The status of a residual that was measured; `limited`: the step limit ended the iteration.
 void judge(const FunctionJob& job, double safe, bool limited, MatrixReport& report);
 
