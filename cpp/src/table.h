@@ -7,6 +7,7 @@
 #include "gemm/ceilings.h"
 #include "gemm/table.h"
 #include "ihvp/passes.h"
+#include "newton/ordering.h"
 #include "newton_schulz/elementwise.h"
 #include "newton_schulz/passes.h"
 #include "ot/passes.h"
@@ -26,6 +27,7 @@ struct KernelTable {
     const NewtonSchulzTable& newton_schulz;
     const ElementwiseTable& elementwise;  // newton_schulz, the rest of it
     const IhvpTable& ihvp;
+    const OrderingTable& ordering;  // newton
     const OtTable& ot;
     const SketchTable& sketch;
     const SketchCoreTable& sketch_core;

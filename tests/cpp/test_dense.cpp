@@ -198,3 +198,71 @@ TEST_CASE("dense: eigenvalues that are known") {
         CHECK(values[k] == doctest::Approx(truth).epsilon(1e-13));
     }
 }
+
+TEST_CASE("dense: LDLᵀ of symmetric indefinite matrices") {
+    for (const int64_t n : {1, 2, 3, 5, 20, 47, 48, 49, 50, 97, 130, 300}) {
+        for (const int kind : {0, 1, 2}) {  // Gaussian; zero diagonal (every pivot a block of two); a saddle point
+            CAPTURE(n);
+            CAPTURE(kind);
+            Matrix a = support::normals<double>(n * n, 11 * n + kind);
+            const int64_t m = n / 3;
+            for (int64_t i = 0; i < n; ++i) {
+                for (int64_t j = 0; j < i; ++j) a[i * n + j] = a[j * n + i];
+                if (kind == 1 && n > 1) a[i * n + i] = 0;
+                if (kind == 2 && i >= n - m) std::fill_n(a.begin() + i * n + n - m, m, 0.0);
+                if (kind == 2 && i < n - m) a[i * n + i] += 3.0 * static_cast<double>(n);  // m negative eigenvalues
+            }
+            Matrix factored(static_cast<std::size_t>(n * (n + 3)), 7.0);  // with a leading dimension
+            for (int64_t i = 0; i < n; ++i) {
+                for (int64_t j = i; j < n; ++j) factored[i * (n + 3) + j] = a[i * n + j];
+            }
+            Ldlt ldlt;
+            ldlt.factor(factored.data(), n + 3, n, 1e-14 * static_cast<double>(n));
+            const PivotSigns signs = ldlt.signs();
+            CHECK(signs.positive + signs.negative + signs.zero == n);
+            Matrix values(static_cast<std::size_t>(n)), vectors(a.size()), destroyed = a;
+            eigh(destroyed.data(), n, values.data(), vectors.data(), 60);
+            CHECK(signs.negative == std::count_if(values.begin(), values.end(), [](double x) { return x < 0; }));
+            if (kind == 2) CHECK(signs.negative == m);
+            const Matrix x = support::normals<double>(n, 5);
+            Matrix y = product(a, x, n, n, 1);
+            ldlt.solve(y.data());
+            double smallest = 1e300, largest = 0;
+            for (const double v : values) {
+                smallest = std::min(smallest, std::fabs(v));
+                largest = std::max(largest, std::fabs(v));
+            }
+            CHECK(distance(x, y) < 1e-14 * static_cast<double>(n + 8) * largest / smallest);
+            Matrix p(static_cast<std::size_t>(n));
+            const double curvature = ldlt.negative_direction(p.data());
+            CHECK((curvature < 0) == (signs.negative > 0));
+            const Matrix ap = product(a, p, n, n, 1), along = product(p, ap, 1, n, 1);
+            double length = 0;
+            for (const double v : p) length += v * v;
+            CHECK(std::fabs(along[0] - curvature) <= 1e-12 * static_cast<double>(n) * largest * length);
+        }
+    }
+}
+
+TEST_CASE("dense: LDLᵀ of a singular matrix counts what is missing") {
+    const int64_t n = 90, rank = 31;
+    const Matrix half = support::normals<double>(n * rank, 3);
+    Matrix transposed(half.size());
+    transpose(half.data(), rank, n, rank, transposed.data(), n);
+    for (int64_t i = 0; i < n; ++i) {  // signs: 20 positive, 11 negative
+        for (int64_t q = 0; q < rank; ++q) transposed[q * n + i] *= q < 20 ? 1.0 : -1.0;
+    }
+    const Matrix a = product(half, transposed, n, rank, n);
+    Matrix factored = a;
+    Ldlt ldlt;
+    ldlt.factor(factored.data(), n, n, 1e-10);
+    CHECK(ldlt.signs().positive == 20);
+    CHECK(ldlt.signs().negative == 11);
+    CHECK(ldlt.signs().zero == n - rank);
+    const Matrix b = product(a, support::normals<double>(n, 8), n, n, 1);  // consistent
+    Matrix x = b;
+    ldlt.solve(x.data());
+    CHECK(distance(product(a, x, n, n, 1), b) < 1e-9);
+    ldlt.factor(factored.data(), n, 0, 0);
+    CHECK(ldlt.signs().zero == 0);
+}

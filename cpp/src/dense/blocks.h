@@ -24,6 +24,10 @@ struct DenseTable {
     // x ← T⁻¹ x, or T⁻ᵀ x, for one vector and an upper or a lower triangle of any size; and the product T x, or Tᵀ x.
     void (*solve_triangle)(const double* t, std::int64_t ld, std::int64_t n, bool upper, bool transposed, double* x);
     void (*upper_times)(const double* t, std::int64_t ld, std::int64_t n, bool transposed, const double* x, double* y);
+    // y −= Σ c[q]·x[q] for `count` vectors of n entries, `stride` apart.
+    void (*subtract_rows)(std::int64_t n, std::int64_t count, const double* c, const double* x, std::int64_t stride, double* y);
+    // sums[q] = x[q]·y for such vectors.
+    void (*dot_rows)(std::int64_t n, std::int64_t count, const double* x, std::int64_t stride, const double* y, double* sums);
     // Householder reflectors of a few columns, each contiguous (p: count rows of h entries, ldp apart): column j keeps R's
     // entries 0 … j, below them the reflector v (its first entry, 1, is not stored). H = I − tau v vᵀ; tau 0 where there
     // is nothing to do.

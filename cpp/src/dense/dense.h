@@ -48,6 +48,57 @@ std::int64_t eigh(double* a, std::int64_t n, double* values, double* v, std::int
 // product's. False where a pivot is 0 or not finite, a is then lost. 2n³ flops.
 bool invert(double* a, std::int64_t lda, std::int64_t n);
 
+// How many eigenvalues are positive, negative and, to rounding, zero.
+struct PivotSigns {
+    std::int64_t positive = 0, negative = 0, zero = 0;
+};
+
+// P A Pᵀ = L D Lᵀ of a symmetric, indefinite matrix, D with blocks of one and two (Bunch and Kaufman 1977, partial
+// pivoting), for its first columns: in panels, the rest in products. Pivots are looked for in those columns' rows only; one
+// below `threshold` times the rest of its column waits, behind those that were found (Duff and Reid 1983).
+struct PivotedColumns {
+    double* a = nullptr;  // n×n: the upper triangle is read; its first `done` rows become Lᵀ, the rest the Schur complement
+    std::int64_t lda = 0, n = 0, count = 0;
+    double zero = 0;       // a column that is nowhere above this is left out, as if it were zeros
+    double threshold = 0;  // where count < n
+    double* d = nullptr;   // count: D's diagonal
+    double* e = nullptr;   // count: and the entry right of it where a block of two begins, else 0
+    std::int64_t* order = nullptr;  // count: which row came to stand where; given as 0, 1, …
+    PivotSigns signs{};
+    std::int64_t done = 0;
+
+    void factor();
+
+private:
+    static constexpr std::int64_t block = 48;
+    void factor_panel(std::int64_t first, std::int64_t most, double* w);
+    void interchange(std::int64_t k, std::int64_t p, std::int64_t rows_of_w, double* w);
+    bool stable(std::int64_t k, bool two, const double* w1, const double* w2) const;
+
+    std::int64_t candidates = 0;  // those behind them wait
+};
+// x ← D⁻¹ x; a zero pivot's entry is 0.
+void solve_pivots(const double* d, const double* e, std::int64_t count, double* x);
+// The most negative eigenvalue of D, and x its eigenvector; 0, and x = 0, where there is none.
+double most_negative_pivot(const double* d, const double* e, std::int64_t count, double* x);
+
+// The whole of such a matrix. Sylvester: it has as many eigenvalues of each sign as D. n³/3 flops.
+class Ldlt {
+public:
+    // a (n×n): its upper triangle is read and becomes Lᵀ; it must live as long as this. Pivots up to `zero` count as 0:
+    // solve() leaves their component of the solution at 0.
+    void factor(double* a, std::int64_t lda, std::int64_t n, double zero);
+    void solve(double* x) const;  // x ← A⁻¹ x, 2n² flops
+    PivotSigns signs() const { return columns_.signs; }
+    // p with pᵀ A p = the most negative eigenvalue of D's blocks, which it gives (0, and p = 0, where there is none).
+    double negative_direction(double* p) const;
+
+private:
+    PivotedColumns columns_;
+    std::vector<double> d_, e_;
+    std::vector<std::int64_t> order_;
+};
+
 // out (cols×rows) ← aᵀ.
 void transpose(const double* a, std::int64_t lda, std::int64_t rows, std::int64_t cols, double* out, std::int64_t ldo);
 
