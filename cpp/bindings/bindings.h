@@ -15,6 +15,7 @@ void bind_sketch(pybind11::module_& m);
 void bind_fisher(pybind11::module_& m);
 void bind_ihvp(pybind11::module_& m);
 void bind_newton(pybind11::module_& m);
+void bind_minimize(pybind11::module_& m);
 void bind_rows(pybind11::module_& m);
 
 }  // namespace raphson::bindings

@@ -16,4 +16,5 @@ PYBIND11_MODULE(_core, m) {
     raphson::bindings::bind_rows(m);
     raphson::bindings::bind_sketch(m);
     raphson::bindings::bind_newton(m);
+    raphson::bindings::bind_minimize(m);
 }

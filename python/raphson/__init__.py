@@ -8,7 +8,7 @@ from raphson import _core
 from raphson._config import build_info, get_num_threads, set_num_threads
 from raphson._results import ConvergenceWarning
 from raphson.ihvp import FisherInverse, GradientWindow
-from raphson.newton import fit_glm
+from raphson.newton import Equality, fit_glm, minimize
 from raphson.newton_schulz import orthogonalize, orthogonalize_many, polar
 from raphson.ot import PointCloud, sinkhorn
 from raphson.sketch import lstsq
@@ -17,6 +17,7 @@ __version__: str = _core.build_info()["version"]  # not ours: that one looks for
 
 __all__ = [
     "ConvergenceWarning",
+    "Equality",
     "FisherInverse",
     "GradientWindow",
     "PointCloud",
@@ -25,6 +26,7 @@ __all__ = [
     "fit_glm",
     "get_num_threads",
     "lstsq",
+    "minimize",
     "orthogonalize",
     "orthogonalize_many",
     "polar",

@@ -241,6 +241,39 @@ def glm_information(
     intercept: bool,
     coef: Doubles,
 ) -> Doubles: ...
+def minimize(
+    fun: Callable[..., Any],
+    jac: Callable[..., Any] | None,
+    hess: Callable[..., Any] | None,
+    hessp: Callable[..., Any] | None,
+    constraint: Callable[..., Any],
+    constraint_jacobian: Callable[..., Any],
+    m: int,
+    x0: Doubles,
+    method: int,
+    rule: int,
+    inner: int,
+    tol: float,
+    max_iter: int,
+    inner_max_iter: int,
+    seed: int,
+    multipliers: Doubles | None,
+    period: int,
+    order: float,
+    callback: Callable[..., bool] | None,
+    reached: list[dict[str, Any]],
+) -> dict[str, Any]: ...
+def solve_kkt(
+    b: Rows,
+    g: Rows | None,
+    rhs: Doubles,
+    method: int,
+    tol: float,
+    max_iter: int,
+    seed: int,
+    sampling: int,
+    block_size: int,
+) -> dict[str, Any]: ...
 def _as_numpy(array: Any, function: str, argument: str) -> npt.NDArray[Any]: ...
 def _like(like: Any, values: npt.NDArray[Any]) -> Any: ...
 def _is_numpy(array: Any) -> bool: ...

@@ -1,4 +1,4 @@
-"""Newton-type solvers: generalized linear models on tall data."""
+"""Newton-type solvers: generalized linear models on tall data, smooth minimisation, saddle-point systems."""
 
 from __future__ import annotations
 
@@ -13,12 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._kkt import KktResult, solve_kkt
+from raphson._minimize import Equality, MinimizeResult, MinimizeState, minimize
 from raphson._results import warn_not_converged
 from raphson._rows import Tall, is_blocks, is_sparse, tall
 from raphson._seed import Seed, as_key
 from raphson._transport import _back
 
-__all__ = ["GlmResult", "GlmState", "fit_glm"]
+__all__ = [
+    "Equality",
+    "GlmResult",
+    "GlmState",
+    "KktResult",
+    "MinimizeResult",
+    "MinimizeState",
+    "fit_glm",
+    "minimize",
+    "solve_kkt",
+]
 
 Doubles = npt.NDArray[np.float64]
 

@@ -44,6 +44,24 @@ void add_transposed(const RowBlock& a, const double* x, double* y) {
     }
 }
 
+void OwnedRows::copy(const RowBlock& a) {
+    view_ = a;
+    const auto* const values = static_cast<const double*>(a.values);
+    if (a.starts != nullptr) {
+        starts_.assign(a.starts, a.starts + a.rows + 1);
+        index_.assign(a.index + starts_.front(), a.index + starts_.back());
+        values_.assign(values + starts_.front(), values + starts_.back());
+        for (std::int64_t& start : starts_) start -= a.starts[0];
+        view_.starts = starts_.data();
+        view_.index = index_.data();
+    } else {
+        values_.resize(static_cast<std::size_t>(a.rows * a.cols));
+        for (int64_t i = 0; i < a.rows; ++i) std::copy_n(values + i * a.stride, a.cols, values_.data() + i * a.cols);
+        view_.stride = a.cols;
+    }
+    view_.values = values_.data();
+}
+
 void KktSystem::set(const RowBlock& b, const RowBlock& g) {
     b_ = b;
     g_ = g;
@@ -65,6 +83,12 @@ void KktSystem::set(const RowBlock& b, const RowBlock& g) {
 }
 
 double KktSystem::frobenius() const { return std::sqrt(b_norm_ * b_norm_ + 2 * g_norm_ * g_norm_); }
+
+double KktSystem::frobenius_shifted() const {
+    double squares = b_norm_ * b_norm_ + 2 * g_norm_ * g_norm_ + static_cast<double>(n_) * shift_ * shift_;
+    for (int64_t i = 0; shift_ != 0 && i < n_; ++i) squares += 2 * shift_ * hessian_diagonal(i);
+    return std::sqrt(std::fmax(squares, 0.0));
+}
 
 double KktSystem::hessian_diagonal(int64_t i) const {
     if (b_.starts == nullptr) return static_cast<const double*>(b_.values)[i * b_.stride + i];

@@ -23,11 +23,26 @@ void each_entry(const RowBlock& a, std::int64_t i, Fn&& fn) {
 void times_rows(const RowBlock& a, const double* x, double* y);
 void add_transposed(const RowBlock& a, const double* x, double* y);
 
+// A matrix of one's own.
+class OwnedRows {
+public:
+    void copy(const RowBlock& a);
+    const RowBlock& view() const { return view_; }
+
+private:
+    std::vector<double> values_;
+    std::vector<std::int64_t> starts_;
+    std::vector<std::int32_t> index_;
+    RowBlock view_;
+};
+
 class KktSystem {
 public:
     // What b and g view must live while this is used; symbolic work is kept where the patterns have not changed. Of b the
     // upper triangle is read.
     void set(const RowBlock& b, const RowBlock& g);
+    const RowBlock& hessian() const { return b_; }
+    const RowBlock& jacobian() const { return g_; }
     std::int64_t variables() const { return n_; }
     std::int64_t size() const { return n_ + m_; }
     bool sparse() const { return sparse_; }
@@ -35,6 +50,7 @@ public:
     void times(const double* x, double* y) const;  // with the shift and damping of the last factor()
     void hessian_times(const double* x, double* y) const;
     double frobenius() const;  // of [[B, Gᵀ], [G, 0]]
+    double frobenius_shifted() const;  // with the shift of the last factor()
     double hessian_norm() const { return b_norm_; }  // Frobenius
     double jacobian_norm() const { return g_norm_; }
     double hessian_diagonal(std::int64_t i) const;

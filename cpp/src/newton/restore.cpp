@@ -1,0 +1,97 @@
+// Least violation of constraints: the function ½‖c‖² for descend().
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "newton/kkt_system.h"
+#include "newton/smooth.h"
+
+namespace raphson {
+namespace {
+
+using std::int64_t;
+using Vector = std::vector<double>;
+
+// Its Hessian GᵀG + Σ cᵢ∇²cᵢ is never formed: (S + λI + GᵀG) d = r is the system [[S + λI, Gᵀ], [G, −I]] [d; Gd] = [r; 0].
+class Violation final : public Smooth {
+public:
+    explicit Violation(Counted& problem)
+        : problem_(problem), n_(problem.variables()), m_(problem.constraints()), c_(static_cast<std::size_t>(m_)), right_(static_cast<std::size_t>(n_ + m_)), found_(right_.size()) {}
+
+    double value(const double* x) override {
+        if (!problem_.constraint_values(x, c_.data())) return std::nan("");
+        return 0.5 * std::inner_product(c_.begin(), c_.end(), c_.begin(), 0.0);
+    }
+    bool gradient(const double* x, double* g) override {  // where value() was called last
+        std::fill_n(g, n_, 0.0);
+        add_transposed(problem_.jacobian(x), c_.data(), g);
+        return std::all_of(g, g + n_, [](double v) { return std::isfinite(v); });
+    }
+    void take_hessian(const double* x) override {
+        problem_.constraint_values(x, c_.data());
+        jacobian_.copy(problem_.jacobian(x));
+        curvature_.copy(problem_.hessian(x, 0, c_.data()));
+        system_.set(curvature_.view(), jacobian_.view());
+    }
+    bool factor(double shift) override {
+        const PivotSigns signs = system_.factor(shift, 1);
+        ++problem_.counts().factorisations;
+        return signs.positive == n_ && signs.negative == m_;
+    }
+    void solve(const double* rhs, double* d) override {
+        std::fill(right_.begin(), right_.end(), 0.0);
+        std::copy(rhs, rhs + n_, right_.begin());
+        double residual = 0;
+        system_.solve(right_.data(), found_.data(), &residual);
+        std::copy_n(found_.begin(), n_, d);
+    }
+    void times(const double* v, double* hv) override {
+        Vector gv(static_cast<std::size_t>(m_));
+        times_rows(jacobian_.view(), v, gv.data());
+        system_.hessian_times(v, hv);
+        add_transposed(jacobian_.view(), gv.data(), hv);
+    }
+    double size() const override { return system_.hessian_norm() + system_.jacobian_norm() * system_.jacobian_norm(); }
+    double negative_direction(double* p) override {  // the system always has m negative eigenvalues: they say nothing
+        std::fill_n(p, n_, 0.0);
+        return 0;
+    }
+
+private:
+    Counted& problem_;
+    int64_t n_, m_;
+    Vector c_, right_, found_;
+    OwnedRows jacobian_, curvature_;
+    KktSystem system_;
+};
+
+}  // namespace
+
+Status restore(Counted& problem, Vector& x, double goal, double tol, int most) {
+    Violation violation(problem);
+    Descent at;
+    at.x = x;
+    at.value = violation.value(x.data());
+    at.g.resize(x.size());
+    if (!std::isfinite(at.value) || !violation.gradient(x.data(), at.g.data())) return Status::breakdown;
+    ++problem.counts().restorations;
+    at.length = std::fmax(1.0, std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)));
+    DescentRule rule;
+    rule.most = most;
+    rule.leave_saddles = false;
+    bool near = false;
+    rule.done = [&](double value, const Vector& g) {
+        const double length = std::sqrt(2 * value);
+        near = length <= goal;
+        double steep = 0;
+        for (const double entry : g) steep = std::fmax(steep, std::fabs(entry));
+        return near || steep <= tol * std::fmin(1.0, length);
+    };
+    rule.accepted = [](const Descent&, double) { return false; };
+    descend(violation, at, rule);
+    x = at.x;
+    if (at.status != Status::converged) return at.status;
+    return near ? Status::converged : Status::infeasible;
+}
+
+}  // namespace raphson
