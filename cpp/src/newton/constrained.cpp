@@ -63,6 +63,7 @@ public:
             estimate_multipliers(at_);
         }
         lagrangian(at_);
+        if (!paper_ && m_ >= n_ && !solve_equations()) return;
         best_ = at_.squares();
         for (;;) {
             publish();
@@ -125,6 +126,25 @@ private:
         lagrangian(p);
     }
 
+    // As many constraints as variables: x is where they hold, whatever f is, and nothing holds a step back better than ‖c‖.
+    bool solve_equations() {
+        publish();
+        if (done()) return true;
+        const Status found = move_by_violation(0.5 * options_.tol, options_.max_iter);
+        publish();
+        if (found == Status::converged) return true;
+        s_.status = found;
+        return false;
+    }
+    // To the least violation, or to a norm of `goal`; multipliers anew.
+    Status move_by_violation(double goal, int most) {
+        Status found = restore(problem_, at_.x, goal, std::fmin(1e-9, 0.1 * options_.tol), most);
+        if (found == Status::max_iter && most < options_.max_iter) found = Status::stalled;
+        if (!values(at_) || !derivatives(at_)) return Status::breakdown;
+        estimate_multipliers(at_);
+        return found;
+    }
+
     void publish() {
         s_.x = at_.x;
         s_.multipliers = at_.multipliers;
@@ -147,9 +167,16 @@ private:
         return system_.factor(shift, damping);
     }
 
+    // Of a shift that is felt: beside ∇²L, and so that no step is absurdly long.
+    double curvature_scale() const {
+        const double own = system_.hessian_norm() / std::sqrt(static_cast<double>(n_));
+        const double scale = std::fmax(own, largest(at_.residual) / std::fmax(1.0, largest(at_.x)));
+        return scale > 0 ? scale : 1.0;
+    }
+
     // B = ∇²L + shift I that is positive definite where G x = 0: K has then n positive and m negative eigenvalues.
     bool convexify(double at_least) {
-        const double scale = system_.hessian_norm() > 0 ? system_.hessian_norm() / std::sqrt(static_cast<double>(n_)) : 1.0;
+        const double scale = curvature_scale();
         double shift = at_least, damping = 0;
         PivotSigns signs = factor(shift, damping);
         if (!wanted(signs) && (signs.zero > 0 || m_ > n_)) {  // rows of G that depend on one another
@@ -282,24 +309,45 @@ private:
         return values(trial_);
     }
 
+    // Second-order correction: the constraints' curvature along the step, met by a second solution with the same factors.
+    bool correct() {
+        const Vector before = step_;
+        Vector right(step_.size());
+        for (std::size_t i = 0; i < at_.residual.size(); ++i) right[i] = -at_.residual[i];
+        for (std::size_t i = 0; i < at_.c.size(); ++i) right[at_.residual.size() + i] = -(at_.c[i] + trial_.c[i]);
+        double residual = 0;
+        system_.solve(right.data(), step_.data(), &residual);
+        const bool fine = std::isfinite(dot(step_, step_)) && look(1);
+        if (!fine) look(1);
+        step_ = before;
+        return fine && derivatives(trial_);
+    }
+
     bool search() {
         const double here = merit(at_), beta = paper_ ? 0.1 : 1e-4;
-        const double floor = paper_ ? 1e-12 : 1e-10;
+        const double floor = paper_ ? 1e-12 : largest(at_.c) > options_.tol ? 1e-3 : 1e-10;  // infeasible: rather restore
+        bool corrected = paper_ || options_.inner != KktMethod::ldlt;
         for (double alpha = 1; alpha > floor; alpha *= 0.5) {
-            if (!look(alpha) || !derivatives(trial_)) continue;
+            const bool finite = look(alpha) && derivatives(trial_);
+            if (finite && accept(here, alpha, beta)) return true;
+            if (alpha < 1 || corrected || !finite || dot(trial_.c, trial_.c) < dot(at_.c, at_.c)) continue;
+            corrected = true;
+            if (correct() && accept(here, 1, beta)) return true;
+        }
+        return false;
+    }
+    bool accept(double here, double alpha, double beta) {
             const double there = merit(trial_), now = trial_.squares();
             const double rounding = 20 * epsilon * (std::fabs(at_.value) + std::fabs(dot(at_.multipliers, at_.c)) + std::fabs(here));
             const bool falls = slope_ < 0 && there <= here + beta * alpha * slope_;
             // Newton's own measure, where the merit function is all rounding, or, unshifted, when it is cut to a half
             const bool near = now < 0.9 * at_.squares() && std::fabs(there - here) <= rounding;
             const bool fast = !paper_ && shift_ == 0 && now <= 0.25 * best_;
-            if (!falls && !near && !fast) continue;
+            if (!falls && !near && !fast) return false;
             std::swap(at_, trial_);
             best_ = std::fmin(best_, now);
             last_step_ = alpha;
             return true;
-        }
-        return false;
     }
 
     bool iterate() {
@@ -313,13 +361,13 @@ private:
             return false;
         }
         double shift = 0;
-        for (int tries = 0; tries < 3; ++tries) {
+        for (int tries = 0; tries < 2; ++tries) {
             if (!convexify(shift)) break;
             if (find_step(demand) && search()) {
                 failures_ = 0;
                 return true;
             }
-            shift = std::fmax(10 * shift_, 1e-2 * std::fmax(system_.hessian_norm() / std::sqrt(static_cast<double>(n_)), 1e-8));
+            shift = std::fmax(10 * shift_, 1e-2 * curvature_scale());
         }
         return recover();
     }
@@ -331,28 +379,16 @@ private:
             s_.status = Status::stalled;
             return false;
         }
-        Vector x = at_.x;
-        const bool feasible = largest(at_.c) <= options_.tol;
-        if (!feasible) {
-            const Status found = restore(problem_, x, std::fmax(0.1 * length, 0.5 * options_.tol), 1e-9, 200);
-            trial_.x = x;
-            if (!values(trial_)) {
-                s_.status = Status::stalled;
-                return false;
-            }
-            trial_.multipliers = at_.multipliers;
-            if (!derivatives(trial_)) {
-                s_.status = Status::stalled;
-                return false;
-            }
-            std::swap(at_, trial_);
-            if (found == Status::infeasible) {
+        if (largest(at_.c) > options_.tol) {
+            const Status found = move_by_violation(std::fmax(0.1 * length, 0.5 * options_.tol), 200);
+            if (found == Status::infeasible || found == Status::breakdown) {
                 publish();
-                s_.status = Status::infeasible;
+                s_.status = found;
                 return false;
             }
+        } else {
+            estimate_multipliers(at_);
         }
-        estimate_multipliers(at_);
         eta1_ = 1;
         eta2_ = 1e-2;
         best_ = at_.squares();

@@ -80,15 +80,38 @@ private:
     // The Hessian where it is due, and a shift of at least `shift` that makes it positive definite.
     double positive_shift(double shift) {
         double floor = 0;
+        curved_ = false;
         for (int tries = 0; tries < 60; ++tries) {
             if (f_.factor(shift)) return shift;
             Vector& p = hd_;
             const double value = f_.negative_direction(p.data()), squares = dot(p, p);
             const double needed = squares > 0 ? -value / squares : 0;  // at least that more
+            if (needed > shift) {
+                curved_ = true;
+                curve_ = p;
+            }
             floor = std::fmax(std::fmax(4 * shift, shift + 1.5 * needed), 1e-6 * std::fmax(f_.size(), 1e-100));
             shift = std::fmax(floor, 1e-150);
         }
         return shift;
+    }
+
+    double promise(double slope) {  // what the quadratic model falls by along d
+        f_.times(d_.data(), hd_.data());
+        return -slope - 0.5 * dot(d_, hd_);
+    }
+    // Where curvature is negative, the step goes on along it, as far as steps may be, if the model approves.
+    double bend(double slope) {
+        const double straight = promise(slope), length = norm(curve_), reach = norm(d_);
+        if (!(length > 0) || !(reach < at_.length)) return straight;
+        const double sign = dot(at_.g, curve_) > 0 ? -1 / length : 1 / length, along = dot(d_, curve_) * sign;
+        const double more = -along + std::sqrt(along * along + at_.length * at_.length - reach * reach);
+        const Vector before = d_;
+        for (std::size_t i = 0; i < d_.size(); ++i) d_[i] += more * sign * curve_[i];
+        const double bent = promise(dot(at_.g, d_));
+        if (bent > straight) return bent;
+        d_ = before;
+        return straight;
     }
 
     void refresh() {
@@ -127,8 +150,7 @@ private:
                 at_.length *= 0.1;
                 continue;
             }
-            f_.times(d_.data(), hd_.data());
-            const double model = -slope - 0.5 * dot(d_, hd_), reach = norm(d_);
+            const double model = curved_ ? bend(slope) : promise(slope), reach = norm(d_);
             if (reach <= 4 * epsilon * norm(at_.x)) return false;
             look(1);
             const double fall = at_.value - trial_.value;
@@ -232,7 +254,8 @@ private:
     Smooth& f_;
     Descent& at_;
     const DescentRule& rule_;
-    Vector d_, hd_;
+    Vector d_, hd_, curve_;  // curve: a direction of negative curvature
+    bool curved_ = false;
     Trial trial_;
     int age_ = -1;  // steps made with this Hessian; −1: there is none
     double shift_ = 0, hessian_seconds_ = 0, step_seconds_ = 0;

@@ -103,6 +103,25 @@ bool KktSystem::same_pattern() const {
            (m_ == 0 || (std::equal(g_starts_.begin(), g_starts_.end(), g_.starts) && std::equal(g_index_.begin(), g_index_.end(), g_.index)));
 }
 
+// A constraint's own diagonal is 0: it is eliminated with the unknown that it depends on most, of those still free.
+std::vector<int32_t> KktSystem::pairs() const {
+    std::vector<int32_t> partner(static_cast<std::size_t>(size()), -1);
+    for (int64_t i = 0; i < m_; ++i) {
+        int64_t best = -1;
+        double most = 0;
+        each_entry(g_, i, [&](int64_t j, double v) {
+            const double here = std::fabs(v) * scale_[static_cast<std::size_t>(j)];
+            if (here <= most || partner[static_cast<std::size_t>(j)] != -1) return;
+            most = here;
+            best = j;
+        });
+        if (best == -1) continue;
+        partner[static_cast<std::size_t>(best)] = static_cast<int32_t>(n_ + i);
+        partner[static_cast<std::size_t>(n_ + i)] = static_cast<int32_t>(best);
+    }
+    return partner;
+}
+
 // Row i < n of the upper triangle: the diagonal, what B has right of it, then column i of G; below, the damping's diagonal.
 void KktSystem::make_pattern() {
     b_starts_.assign(b_.starts, b_.starts + n_ + 1);
@@ -146,29 +165,40 @@ void KktSystem::make_pattern() {
             g_to_[static_cast<std::size_t>(p)] = to;
         }
     }
-    fronts_.analyze(size(), starts_.data(), index_.data());
+    scale_rows();
+    fronts_.analyze(size(), starts_.data(), index_.data(), pairs().data());
     patterned_ = true;
 }
 
-// Both sides of K, so that its largest entry in every row is near 1: then one number says what is zero.
+// Both sides of K: B's diagonal, where it says something, to 1, then the largest entry of G's rows. So pivots of B's diagonal
+// are stable however G is scaled, and one number says what is zero.
 void KktSystem::scale_rows() {
-    std::vector<double> most(static_cast<std::size_t>(size()), 0.0);
-    const auto see = [&](int64_t i, int64_t j, double v) {
-        double& row = most[static_cast<std::size_t>(i)];
-        double& column = most[static_cast<std::size_t>(j)];
-        row = std::fmax(row, std::fabs(v));
-        column = std::fmax(column, std::fabs(v));
-    };
+    scale_.assign(static_cast<std::size_t>(size()), 0.0);
+    std::vector<double> own(static_cast<std::size_t>(n_), shift_);
+    double all = std::fabs(shift_);
     for (int64_t i = 0; i < n_; ++i) {
-        see(i, i, shift_);
         each_entry(b_, i, [&](int64_t j, double v) {
-            if (j >= i) see(i, j, i == j ? v + shift_ : v);
+            if (j < i) return;
+            all = std::fmax(all, std::fabs(v));
+            if (j == i) {
+                own[static_cast<std::size_t>(i)] += v;
+                return;
+            }
+            for (const int64_t k : {i, j}) {
+                double& beside = scale_[static_cast<std::size_t>(k)];
+                beside = std::fmax(beside, std::fabs(v));
+            }
         });
     }
-    for (int64_t i = 0; i < m_; ++i) each_entry(g_, i, [&](int64_t j, double v) { see(n_ + i, j, v); });
-    scale_.assign(most.size(), 1.0);
-    for (std::size_t i = 0; i < most.size(); ++i) {
-        if (most[i] > 0 && std::isfinite(most[i])) scale_[i] = std::ldexp(1.0, -std::ilogb(most[i]) / 2);
+    const auto root = [](double x) { return x > 0 && std::isfinite(x) ? std::ldexp(1.0, -std::ilogb(x) / 2) : 1.0; };
+    for (int64_t i = 0; i < n_; ++i) {
+        double& s = scale_[static_cast<std::size_t>(i)];
+        s = root(std::fmax(std::fmax(std::fabs(own[static_cast<std::size_t>(i)]), 1e-3 * s), 1e-8 * all));
+    }
+    for (int64_t i = 0; i < m_; ++i) {
+        double most = 0;
+        each_entry(g_, i, [&](int64_t j, double v) { most = std::fmax(most, std::fabs(v) * scale_[static_cast<std::size_t>(j)]); });
+        scale_[static_cast<std::size_t>(n_ + i)] = most > 0 && std::isfinite(most) ? std::ldexp(1.0, -std::ilogb(most)) : 1.0;
     }
 }
 
@@ -294,7 +324,7 @@ int KktSystem::solve(const double* rhs, double* x, double* residual) const {
     double* const better = scratch.take_array<double>(size);
     std::copy(rhs, rhs + size, x);
     solve_factored(x);
-    const double goal = norm(rhs, size), work = frobenius();
+    const double goal = norm(rhs, size);
     const auto measure = [&](const double* y) {
         times(y, r);
         for (int64_t i = 0; i < size; ++i) r[i] = rhs[i] - r[i];
@@ -303,7 +333,7 @@ int KktSystem::solve(const double* rhs, double* x, double* residual) const {
     *residual = measure(x);
     int refinements = 0;
     constexpr int most = 5;
-    while (refinements < most && *residual > epsilon * (work * norm(x, size) * 0.1 + goal)) {
+    while (refinements < most && *residual > 4 * epsilon * goal) {
         solve_factored(r);
         for (int64_t i = 0; i < size; ++i) better[i] = x[i] + r[i];
         const double now = measure(better);

@@ -63,6 +63,7 @@ public:
     void solve_factored(double* x) const;  // x ← K⁻¹ x
     // The same, refined; gives the number of refinements. `residual`: ‖K x − rhs‖.
     int solve(const double* rhs, double* x, double* residual) const;
+    std::int64_t factor_entries() const { return sparse_ ? fronts_.entries() : size() * size(); }
     double negative_direction(double* p) const;  // p (size()), pᵀ K p < 0: of an unconstrained system, a descent of curvature
 
     // K itself: dense, or, of a sparse system, its rows compressed.
@@ -71,6 +72,7 @@ public:
 
 private:
     void make_pattern();
+    std::vector<std::int32_t> pairs() const;
     bool same_pattern() const;
     void scale_rows();
     void fill_dense(std::vector<double>& k, const double* scale) const;

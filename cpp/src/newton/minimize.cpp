@@ -103,19 +103,25 @@ const char* to_string(MinimizeMethod method) {
 }
 
 double Counted::value(const double* x) {
-    ++counts_.evaluations;
+    counts_.evaluations = std::max(counts_.evaluations, ++values_);
     return problem_.value(x);
 }
 bool Counted::gradient(const double* x, double* g) {
-    ++counts_.gradients;
+    counts_.gradients = std::max(counts_.gradients, ++gradients_);
     problem_.gradient(x, g);
     return finite(g, variables());
 }
 bool Counted::constraint_values(const double* x, double* c) {
+    ++constraint_values_;
+    counts_.evaluations = std::max(counts_.evaluations, constraint_values_);
     problem_.constraint_values(x, c);
     return finite(c, constraints());
 }
-RowBlock Counted::jacobian(const double* x) { return problem_.jacobian(x); }
+RowBlock Counted::jacobian(const double* x) {
+    ++jacobians_;
+    counts_.gradients = std::max(counts_.gradients, jacobians_);
+    return problem_.jacobian(x);
+}
 RowBlock Counted::hessian(const double* x, double factor, const double* multipliers) {
     ++counts_.hessians;
     return problem_.hessian(x, factor, multipliers);

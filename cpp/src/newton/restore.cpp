@@ -1,6 +1,7 @@
 // Least violation of constraints: the function ½‖c‖² for descend().
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "newton/kkt_system.h"
@@ -16,7 +17,10 @@ using Vector = std::vector<double>;
 class Violation final : public Smooth {
 public:
     explicit Violation(Counted& problem)
-        : problem_(problem), n_(problem.variables()), m_(problem.constraints()), c_(static_cast<std::size_t>(m_)), right_(static_cast<std::size_t>(n_ + m_)), found_(right_.size()) {}
+        : problem_(problem), n_(problem.variables()), m_(problem.constraints()), c_(static_cast<std::size_t>(m_)), right_(static_cast<std::size_t>(n_ + m_)), found_(right_.size()), no_starts_(static_cast<std::size_t>(n_ + 1), 0) {
+        nothing_.rows = nothing_.cols = n_;
+        nothing_.starts = no_starts_.data();
+    }
 
     double value(const double* x) override {
         if (!problem_.constraint_values(x, c_.data())) return std::nan("");
@@ -30,8 +34,17 @@ public:
     void take_hessian(const double* x) override {
         problem_.constraint_values(x, c_.data());
         jacobian_.copy(problem_.jacobian(x));
-        curvature_.copy(problem_.hessian(x, 0, c_.data()));
-        system_.set(curvature_.view(), jacobian_.view());
+        // Gauss–Newton is Newton on c itself; where that is slow, the violation will stay, and its own curvature counts.
+        const double squares = std::inner_product(c_.begin(), c_.end(), c_.begin(), 0.0);
+        const bool fast = squares < 0.7 * before_[1];
+        before_[1] = before_[0];
+        before_[0] = squares;
+        if (fast) {
+            system_.set(nothing_, jacobian_.view());
+        } else {
+            curvature_.copy(problem_.hessian(x, 0, c_.data()));
+            system_.set(curvature_.view(), jacobian_.view());
+        }
     }
     bool factor(double shift) override {
         const PivotSigns signs = system_.factor(shift, 1);
@@ -61,6 +74,9 @@ private:
     Counted& problem_;
     int64_t n_, m_;
     Vector c_, right_, found_;
+    double before_[2] = {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()};  // ‖c‖², one and two steps ago
+    std::vector<int64_t> no_starts_;
+    RowBlock nothing_;  // n×n zeros
     OwnedRows jacobian_, curvature_;
     KktSystem system_;
 };
@@ -75,7 +91,7 @@ Status restore(Counted& problem, Vector& x, double goal, double tol, int most) {
     at.g.resize(x.size());
     if (!std::isfinite(at.value) || !violation.gradient(x.data(), at.g.data())) return Status::breakdown;
     ++problem.counts().restorations;
-    at.length = std::fmax(1.0, std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)));
+    at.length = 1e12 * std::fmax(1.0, std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)));  // full steps first
     DescentRule rule;
     rule.most = most;
     rule.leave_saddles = false;

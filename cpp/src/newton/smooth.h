@@ -9,7 +9,7 @@
 
 namespace raphson {
 
-// The problem with its calls counted, and its values checked.
+// The problem with its calls counted (of values, those of f or of c, whichever are more), and its values checked.
 class Counted {
 public:
     Counted(Problem& problem, MinimizeSolution& counts) : problem_(problem), counts_(counts) {}
@@ -27,6 +27,7 @@ public:
 private:
     Problem& problem_;
     MinimizeSolution& counts_;
+    int values_ = 0, constraint_values_ = 0, gradients_ = 0, jacobians_ = 0;
 };
 
 class Smooth {

@@ -45,28 +45,61 @@ void by_columns(int64_t n, const std::vector<int64_t>& starts, const std::vector
 
 }  // namespace
 
-void SparseLdlt::analyze(int64_t n, const int64_t* starts, const int32_t* index) {
+void SparseLdlt::analyze(int64_t n, const int64_t* starts, const int32_t* index, const int32_t* partner) {
     n_ = n;
-    std::vector<int64_t> full_starts(static_cast<std::size_t>(n + 1), 0);  // both triangles, for the ordering
-    for (int64_t i = 0; i < n; ++i) {
-        for (int64_t p = starts[i]; p < starts[i + 1]; ++p) {
-            ++at(full_starts, i + 1);
-            if (index[p] != i) ++at(full_starts, index[p] + 1);
-        }
-    }
-    std::partial_sum(full_starts.begin(), full_starts.end(), full_starts.begin());
-    std::vector<int32_t> full(static_cast<std::size_t>(at(full_starts, n)));
-    std::vector<int64_t> next(full_starts.begin(), full_starts.end() - 1);
-    for (int64_t i = 0; i < n; ++i) {
-        for (int64_t p = starts[i]; p < starts[i + 1]; ++p) {
-            at(full, at(next, i)++) = index[p];
-            if (index[p] != i) at(full, at(next, index[p])++) = static_cast<int32_t>(i);
-        }
-    }
-    order_.resize(static_cast<std::size_t>(n));
-    kernels().ordering.minimum_degree(n, full_starts.data(), full.data(), order_.data());
+    find_order(starts, index, partner);
     find_tree(starts, index);
-    find_fronts();
+    find_fronts(partner);
+}
+
+// Minimum degree on the graph whose nodes are rows, or pairs of rows.
+void SparseLdlt::find_order(const int64_t* starts, const int32_t* index, const int32_t* partner) {
+    const int64_t n = n_;
+    std::vector<int32_t> node(static_cast<std::size_t>(n), -1), first;
+    for (int64_t i = 0; i < n; ++i) {
+        if (at(node, i) != -1) continue;
+        at(node, i) = static_cast<int32_t>(first.size());
+        if (partner[i] >= 0) at(node, partner[i]) = at(node, i);
+        first.push_back(static_cast<int32_t>(i));
+    }
+    const auto nodes = static_cast<int64_t>(first.size());
+    std::vector<int64_t> edge_starts(static_cast<std::size_t>(nodes + 1), 0);  // both directions, some twice
+    for (int64_t i = 0; i < n; ++i) {
+        for (int64_t p = starts[i]; p < starts[i + 1]; ++p) {
+            const int32_t a = at(node, i), b = at(node, index[p]);
+            ++at(edge_starts, a + 1);
+            if (a != b) ++at(edge_starts, b + 1);
+        }
+    }
+    std::partial_sum(edge_starts.begin(), edge_starts.end(), edge_starts.begin());
+    std::vector<int32_t> edges(static_cast<std::size_t>(at(edge_starts, nodes)));
+    std::vector<int64_t> next(edge_starts.begin(), edge_starts.end() - 1);
+    for (int64_t i = 0; i < n; ++i) {
+        for (int64_t p = starts[i]; p < starts[i + 1]; ++p) {
+            const int32_t a = at(node, i), b = at(node, index[p]);
+            at(edges, at(next, a)++) = b;
+            if (a != b) at(edges, at(next, b)++) = a;
+        }
+    }
+    std::vector<int64_t> seen(static_cast<std::size_t>(nodes), -1), clean_starts(1, 0);
+    int64_t kept = 0;
+    for (int64_t a = 0; a < nodes; ++a) {
+        for (int64_t p = at(edge_starts, a); p < at(edge_starts, a + 1); ++p) {
+            const int32_t b = at(edges, p);
+            if (at(seen, b) == a) continue;
+            at(seen, b) = a;
+            at(edges, kept++) = b;
+        }
+        clean_starts.push_back(kept);
+    }
+    std::vector<int32_t> order(static_cast<std::size_t>(nodes));
+    kernels().ordering.minimum_degree(nodes, clean_starts.data(), edges.data(), order.data());
+    order_.clear();
+    for (const int32_t a : order) {
+        const int32_t i = at(first, a);
+        order_.push_back(i);
+        if (partner[i] >= 0) order_.push_back(partner[i]);
+    }
 }
 
 // The permuted matrix, its elimination tree (Liu 1990) in postorder, and how many entries L's columns have.
@@ -145,7 +178,7 @@ void SparseLdlt::find_tree(const int64_t* starts, const int32_t* index) {
 }
 
 // Neighbouring columns whose structures agree, or nearly, become one front: a few zeros are cheaper than a small product.
-void SparseLdlt::find_fronts() {
+void SparseLdlt::find_fronts(const int32_t* partner) {
     const int64_t n = n_;
     struct Front {
         int64_t first, width, rows, zeros;
@@ -159,7 +192,8 @@ void SparseLdlt::find_fronts() {
             const int64_t width = child.width + here.width, rows = child.width + here.rows;
             const int64_t zeros = child.zeros + here.zeros + child.width * (rows - child.rows);
             const double share = static_cast<double>(zeros) / static_cast<double>(width * rows);
-            const bool join = zeros == 0 || (width <= 8 && share < 0.5) || (width <= 24 && share < 0.2) || share < 0.05;
+            const bool pair = partner[at(order_, here.first - 1)] == at(order_, here.first);
+            const bool join = pair || zeros == 0 || (width <= 8 && share < 0.5) || (width <= 24 && share < 0.2) || share < 0.05;
             if (!join) break;
             here = {child.first, width, rows, zeros};
             found.pop_back();

@@ -12,8 +12,9 @@ namespace raphson {
 // pivots within a front's own rows; columns without a stable pivot there wait for the front above.
 class SparseLdlt {
 public:
-    // The pattern (CSR) of the upper triangle: columns ≥ row, ascending, each diagonal entry among them.
-    void analyze(std::int64_t n, const std::int64_t* starts, const std::int32_t* index);
+    // The pattern (CSR) of the upper triangle: columns ≥ row, each diagonal entry among them. partner[i]: the row that is
+    // eliminated together with row i, for a pivot of two, or −1.
+    void analyze(std::int64_t n, const std::int64_t* starts, const std::int32_t* index, const std::int32_t* partner);
     // Values in that order. A column that is nowhere above zero·(largest value) is counted as zero and left out.
     void factor(const double* values, double zero);
     void solve(double* x) const;
@@ -22,8 +23,9 @@ public:
     double negative_direction(double* p) const;  // as Ldlt's
 
 private:
+    void find_order(const std::int64_t* starts, const std::int32_t* index, const std::int32_t* partner);
     void find_tree(const std::int64_t* starts, const std::int32_t* index);
-    void find_fronts();
+    void find_fronts(const std::int32_t* partner);
     std::int64_t fronts() const { return static_cast<std::int64_t>(first_.size()) - 1; }
     std::int64_t width(std::int64_t s) const { return first_[static_cast<std::size_t>(s) + 1] - first_[static_cast<std::size_t>(s)]; }
     struct Update;
