@@ -1,6 +1,7 @@
 // AdaSketch-Newton (Hong, Na, Mahoney, Kolar 2023): Newton steps on ∇L = 0, c = 0, solved as accurately as the descent of an
 // exact augmented Lagrangian asks for.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -277,6 +278,14 @@ private:
         }
     }
 
+    // Where rows of G depend on one another, multipliers may run off along them: they stay then, and are estimated anew.
+    void hold_multipliers() {
+        double most = 0;
+        for (std::size_t i = at_.x.size(); i < step_.size(); ++i) most = std::fmax(most, std::fabs(step_[i]));
+        estimate_ = most > 1e3 * std::fmax(1.0, std::fmax(largest(at_.multipliers), largest(at_.g)));
+        if (estimate_) std::fill(step_.begin() + n_, step_.end(), 0.0);
+    }
+
     // A step along which the merit function falls: the penalties and the accuracy change until it does.
     bool find_step(const Demand& demand) {
         Vector right(step_.size());
@@ -290,6 +299,7 @@ private:
             const double goal = paper_ ? delta_ / (system_.frobenius_shifted() * demand.psi) : theta;
             solve(right, goal, tries > 0);
             if (!std::isfinite(dot(step_, step_))) return false;
+            if (!paper_ && damping_ > 0) hold_multipliers();
             slope_ = merit_slope();
             if (eta1_ > 1e8 || eta2_ < 1e-8 || slope_ <= -0.5 * eta2_ * squares) return true;
             eta1_ *= nu * nu;
@@ -323,8 +333,21 @@ private:
         return fine && derivatives(trial_);
     }
 
+    // What a trial's merit is held against: the largest of the last points', under today's penalties (Grippo, Lampariello,
+    // Lucidi 1986), so that one step may climb out of a bend.
+    double reference() {
+        const std::array<double, 3> now = {at_.value + dot(at_.multipliers, at_.c), 0.5 * dot(at_.c, at_.c), 0.5 * dot(at_.residual, at_.residual)};
+        double most = now[0] + eta1_ * now[1] + eta2_ * now[2];
+        if (paper_) return most;
+        constexpr std::size_t kept = 4;
+        for (const auto& past : past_) most = std::fmax(most, past[0] + eta1_ * past[1] + eta2_ * past[2]);
+        if (past_.size() >= kept) past_.erase(past_.begin());
+        past_.push_back(now);
+        return most;
+    }
+
     bool search() {
-        const double here = merit(at_), beta = paper_ ? 0.1 : 1e-4;
+        const double here = reference(), beta = paper_ ? 0.1 : 1e-4;
         const double floor = paper_ ? 1e-12 : largest(at_.c) > options_.tol ? 1e-3 : 1e-10;  // infeasible: rather restore
         bool corrected = paper_ || options_.inner != KktMethod::ldlt;
         for (double alpha = 1; alpha > floor; alpha *= 0.5) {
@@ -337,17 +360,17 @@ private:
         return false;
     }
     bool accept(double here, double alpha, double beta) {
-            const double there = merit(trial_), now = trial_.squares();
-            const double rounding = 20 * epsilon * (std::fabs(at_.value) + std::fabs(dot(at_.multipliers, at_.c)) + std::fabs(here));
-            const bool falls = slope_ < 0 && there <= here + beta * alpha * slope_;
-            // Newton's own measure, where the merit function is all rounding, or, unshifted, when it is cut to a half
-            const bool near = now < 0.9 * at_.squares() && std::fabs(there - here) <= rounding;
-            const bool fast = !paper_ && shift_ == 0 && now <= 0.25 * best_;
-            if (!falls && !near && !fast) return false;
-            std::swap(at_, trial_);
-            best_ = std::fmin(best_, now);
-            last_step_ = alpha;
-            return true;
+        const double there = merit(trial_), now = trial_.squares();
+        const double rounding = 20 * epsilon * (std::fabs(at_.value) + std::fabs(dot(at_.multipliers, at_.c)) + std::fabs(here));
+        const bool falls = slope_ < 0 && there <= here + beta * alpha * slope_;
+        // Newton's own measure, where the merit function is all rounding, or, unshifted, when it is cut to a half
+        const bool near = now < 0.9 * at_.squares() && std::fabs(there - here) <= rounding;
+        const bool fast = !paper_ && shift_ == 0 && now <= 0.25 * best_;
+        if (!falls && !near && !fast) return false;
+        std::swap(at_, trial_);
+        best_ = std::fmin(best_, now);
+        last_step_ = alpha;
+        return true;
     }
 
     bool iterate() {
@@ -363,8 +386,10 @@ private:
         double shift = 0;
         for (int tries = 0; tries < 2; ++tries) {
             if (!convexify(shift)) break;
+            estimate_ = false;
             if (find_step(demand) && search()) {
                 failures_ = 0;
+                if (estimate_) estimate_multipliers(at_);
                 return true;
             }
             shift = std::fmax(10 * shift_, 1e-2 * curvature_scale());
@@ -392,6 +417,7 @@ private:
         eta1_ = 1;
         eta2_ = 1e-2;
         best_ = at_.squares();
+        past_.clear();
         last_step_ = 0;
         return true;
     }
@@ -408,9 +434,11 @@ private:
     std::unique_ptr<SchurPreconditioner> schur_;
     std::unique_ptr<SketchProject> projection_;
     double eta1_ = 1, eta2_ = 1e-2, delta_ = 0.1, slope_ = 0, best_ = 0;
+    std::vector<std::array<double, 3>> past_;  // f + λᵀc, ½‖c‖², ½‖∇L‖²
     double shift_ = 0, damping_ = 0, last_shift_ = 0, last_step_ = 0;
     int64_t spent_ = 0;
     int failures_ = 0;
+    bool estimate_ = false;  // multipliers, after this step
 };
 
 }  // namespace

@@ -38,7 +38,7 @@ public:
         for (;;) {
             if (rule_.done(at_.value, at_.g)) {
                 at_.status = Status::converged;
-                if (!rule_.leave_saddles || !leave_saddle()) return;
+                if (!(at_.value > rule_.saddles_above) || !leave_saddle()) return;
                 continue;
             }
             if (at_.steps >= rule_.most) {
@@ -103,9 +103,10 @@ private:
     // Where curvature is negative, the step goes on along it, as far as steps may be, if the model approves.
     double bend(double slope) {
         const double straight = promise(slope), length = norm(curve_), reach = norm(d_);
-        if (!(length > 0) || !(reach < at_.length)) return straight;
+        const double far = std::fmin(at_.length, 10 * std::fmax(1.0, norm(at_.x)));
+        if (!(length > 0) || !(reach < far)) return straight;
         const double sign = dot(at_.g, curve_) > 0 ? -1 / length : 1 / length, along = dot(d_, curve_) * sign;
-        const double more = -along + std::sqrt(along * along + at_.length * at_.length - reach * reach);
+        const double more = -along + std::sqrt(along * along + far * far - reach * reach);
         const Vector before = d_;
         for (std::size_t i = 0; i < d_.size(); ++i) d_[i] += more * sign * curve_[i];
         const double bent = promise(dot(at_.g, d_));
@@ -116,7 +117,7 @@ private:
 
     void refresh() {
         const double start = now();
-        f_.take_hessian(at_.x.data());
+        f_.take_hessian(at_.x.data(), false);
         hessian_seconds_ = now() - start;
         age_ = 0;
     }
@@ -125,6 +126,34 @@ private:
         if (rule_.period > 0) return rule_.period;
         const double ratio = step_seconds_ > 0 ? hessian_seconds_ / step_seconds_ : 1;
         return static_cast<int>(std::clamp(ratio, 1.0, std::fmax(1.0, static_cast<double>(d_.size()))));
+    }
+
+    struct Verdict {
+        bool good, level;  // level: the values' difference is all rounding
+        double ratio;      // of what the value fell by to what the model promised
+    };
+    Verdict judge(double model, double shift, double length) {
+        const double fall = at_.value - trial_.value;
+        Verdict v{false, std::fabs(fall) <= rounding() && model <= 1e3 * rounding(), model > 0 ? fall / model : -1};
+        if (!trial_.finite || !(v.level || fall > 0) || !look_at_gradient()) return v;
+        const double left = norm(trial_.g);
+        const bool by_value = !v.level && fall >= left * left / (8 * shift);
+        const bool by_gradient = v.level && (-dot(trial_.g, d_) >= left * left / (4 * shift) || left < 0.9 * length);
+        v.good = by_value || by_gradient || (!v.level && v.ratio >= 0.1);
+        return v;
+    }
+
+    // Along a step that was not shortened by a shift: however variables are scaled, it points where Newton points.
+    bool search_line(double slope) {
+        for (double alpha = 0.5; alpha > 0.03; alpha *= 0.5) {
+            look(alpha);
+            if (!trial_.finite || !(at_.value - trial_.value >= -1e-4 * alpha * slope) || !look_at_gradient()) continue;
+            ++age_;
+            shift_ = 0;
+            accept(alpha * norm(d_));
+            return true;
+        }
+        return false;
     }
 
     // λ = ‖g‖/γ; accepted when the value falls by ‖g₊‖²/(8λ) (Semenov, Jaggi, Doikov 2026), or by a share of what the model
@@ -153,16 +182,17 @@ private:
             const double model = curved_ ? bend(slope) : promise(slope), reach = norm(d_);
             if (reach <= 4 * epsilon * norm(at_.x)) return false;
             look(1);
-            const double fall = at_.value - trial_.value;
-            const bool level = std::fabs(fall) <= rounding() && model <= 1e3 * rounding();
-            const double ratio = model > 0 ? fall / model : -1;
-            bool good = trial_.finite && (level || fall > 0) && look_at_gradient();
-            if (good) {
-                const double left = norm(trial_.g);
-                const bool by_value = !level && fall >= left * left / (8 * shift);
-                const bool by_gradient = level && (-dot(trial_.g, d_) >= left * left / (4 * shift) || left < 0.9 * length);
-                good = by_value || by_gradient || (!level && ratio >= 0.1);
+            Verdict verdict = judge(model, shift, length);
+            if (!verdict.good && trial_.finite) {
+                hd_ = d_;
+                if (f_.correct(d_.data())) {
+                    look(1);
+                    verdict = judge(model, shift, length);
+                }
+                if (!verdict.good) d_ = hd_;
             }
+            if (!verdict.good && shift == 0 && search_line(slope)) return true;
+            const auto [good, level, ratio] = verdict;
             if (!good) {
                 const bool lazy = !fresh;
                 at_.length = std::fmin(0.5 * at_.length, (ratio < -1 || !trial_.finite ? 0.1 : 0.4) * reach);
@@ -177,10 +207,10 @@ private:
                 at_.length = std::fmax(2 * at_.length, 4 * reach);
             } else if (ratio > 0.5) {
                 at_.length = std::fmax(at_.length, 2 * reach);
-            } else if (ratio < 0.25) {
+            } else if (ratio < 0.25 && shift > 0) {
                 at_.length = std::fmin(at_.length, reach);
             }
-            at_.length = std::fmin(at_.length, 1e100);
+            if (shift > 0) at_.length = std::fmin(at_.length, 1e100);
             shift_ = shift;
             ++age_;
             accept(reach);
@@ -227,7 +257,7 @@ private:
     // Where the gradient is small: a direction of negative curvature, if there is one and the value falls along it.
     bool leave_saddle() {
         if (at_.steps >= rule_.most) return false;
-        f_.take_hessian(at_.x.data());
+        f_.take_hessian(at_.x.data(), true);
         age_ = -1;
         const double noise = 1e-10 * std::fmax(f_.size(), std::numeric_limits<double>::min());
         if (f_.factor(noise)) return false;

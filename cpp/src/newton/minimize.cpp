@@ -24,7 +24,7 @@ public:
 
     double value(const double* x) override { return problem_.value(x); }
     bool gradient(const double* x, double* g) override { return problem_.gradient(x, g); }
-    void take_hessian(const double* x) override {
+    void take_hessian(const double* x, bool /*exact*/) override {
         hessian_.copy(problem_.hessian(x, 1, nullptr));
         system_.set(hessian_.view(), RowBlock{});
     }

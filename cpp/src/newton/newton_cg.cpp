@@ -124,7 +124,7 @@ void descend_by_products(Counted& f, Descent& at, const DescentRule& rule, std::
         at.status = ended ? Status::converged : at.value < -1e100 ? Status::breakdown : Status::max_iter;
         if (at.steps >= rule.most || at.status == Status::breakdown) return;
         if (ended) {  // a saddle point?
-            const double curvature = rule.leave_saddles ? smallest_ritz(f, at.x, seed, d) : 0;
+            const double curvature = at.value > rule.saddles_above ? smallest_ritz(f, at.x, seed, d) : 0;
             if (!(curvature < 0)) return;
             bool left = false;
             for (double step = std::fmax(1.0, std::fmin(at.length, 1e3)); step > 1e-7 && !left; step *= 0.25) {

@@ -23,6 +23,7 @@ public:
     }
 
     double value(const double* x) override {
+        seen_.assign(x, x + n_);
         if (!problem_.constraint_values(x, c_.data())) return std::nan("");
         return 0.5 * std::inner_product(c_.begin(), c_.end(), c_.begin(), 0.0);
     }
@@ -31,14 +32,16 @@ public:
         add_transposed(problem_.jacobian(x), c_.data(), g);
         return std::all_of(g, g + n_, [](double v) { return std::isfinite(v); });
     }
-    void take_hessian(const double* x) override {
-        problem_.constraint_values(x, c_.data());
+    void take_hessian(const double* x, bool exact) override {
+        if (!std::equal(seen_.begin(), seen_.end(), x)) value(x);
+        here_ = c_;
         jacobian_.copy(problem_.jacobian(x));
         // Gauss–Newton is Newton on c itself; where that is slow, the violation will stay, and its own curvature counts.
         const double squares = std::inner_product(c_.begin(), c_.end(), c_.begin(), 0.0);
-        const bool fast = squares < 0.7 * before_[1];
+        const bool fast = !exact && squares < 0.7 * before_[1];
         before_[1] = before_[0];
         before_[0] = squares;
+        gauss_newton_ = fast;
         if (fast) {
             system_.set(nothing_, jacobian_.view());
         } else {
@@ -47,13 +50,24 @@ public:
         }
     }
     bool factor(double shift) override {
+        newton_ = false;
+        if (shift == 0 && gauss_newton_ && m_ == n_) {  // G d = −c itself: GᵀG would square its condition
+            const PivotSigns signs = system_.factor(0, 0);
+            ++problem_.counts().factorisations;
+            newton_ = signs.positive == n_ && signs.negative == n_;
+            if (newton_) return true;
+        }
         const PivotSigns signs = system_.factor(shift, 1);
         ++problem_.counts().factorisations;
         return signs.positive == n_ && signs.negative == m_;
     }
     void solve(const double* rhs, double* d) override {
         std::fill(right_.begin(), right_.end(), 0.0);
-        std::copy(rhs, rhs + n_, right_.begin());
+        if (newton_) {
+            std::copy(here_.begin(), here_.end(), right_.begin() + n_);  // rhs is Gᵀ of it
+        } else {
+            std::copy(rhs, rhs + n_, right_.begin());
+        }
         double residual = 0;
         system_.solve(right_.data(), found_.data(), &residual);
         std::copy_n(found_.begin(), n_, d);
@@ -65,18 +79,39 @@ public:
         add_transposed(jacobian_.view(), gv.data(), hv);
     }
     double size() const override { return system_.hessian_norm() + system_.jacobian_norm() * system_.jacobian_norm(); }
-    double negative_direction(double* p) override {  // the system always has m negative eigenvalues: they say nothing
+    // Chord step: where the constraints bend, the same Jacobian brings c(x + d) down.
+    bool correct(double* d) override {
+        if (!gauss_newton_) return false;
+        for (std::size_t i = 0; i < c_.size(); ++i) right_[static_cast<std::size_t>(n_) + i] = -c_[i];
+        std::fill_n(right_.begin(), n_, 0.0);
+        double residual = 0;
+        system_.solve(right_.data(), found_.data(), &residual);
+        for (int64_t i = 0; i < n_; ++i) d[i] += found_[static_cast<std::size_t>(i)];
+        return std::all_of(d, d + n_, [](double v) { return std::isfinite(v); });
+    }
+    double negative_direction(double* p) override {  // the system always has m negative eigenvalues: of the Hessian itself
         std::fill_n(p, n_, 0.0);
-        return 0;
+        constexpr int64_t most = 300;
+        if (gauss_newton_ || n_ > most) return 0;
+        Vector h(static_cast<std::size_t>(n_ * n_)), unit(static_cast<std::size_t>(n_), 0.0);
+        for (int64_t i = 0; i < n_; ++i) {
+            unit[static_cast<std::size_t>(i)] = 1;
+            times(unit.data(), h.data() + i * n_);
+            unit[static_cast<std::size_t>(i)] = 0;
+        }
+        Ldlt ldlt;
+        ldlt.factor(h.data(), n_, n_, 1e-14 * size());
+        return ldlt.negative_direction(p);
     }
 
 private:
     Counted& problem_;
     int64_t n_, m_;
-    Vector c_, right_, found_;
+    Vector seen_, c_, here_, right_, found_;  // c where value() was asked for last (seen), and where the Hessian was taken
     double before_[2] = {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()};  // ‖c‖², one and two steps ago
     std::vector<int64_t> no_starts_;
     RowBlock nothing_;  // n×n zeros
+    bool gauss_newton_ = false, newton_ = false;
     OwnedRows jacobian_, curvature_;
     KktSystem system_;
 };
@@ -91,10 +126,11 @@ Status restore(Counted& problem, Vector& x, double goal, double tol, int most) {
     at.g.resize(x.size());
     if (!std::isfinite(at.value) || !violation.gradient(x.data(), at.g.data())) return Status::breakdown;
     ++problem.counts().restorations;
-    at.length = 1e12 * std::fmax(1.0, std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)));  // full steps first
+    const double size = std::fmax(1.0, std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)));
+    at.length = problem.constraints() >= problem.variables() ? std::numeric_limits<double>::infinity() : 1e3 * size;  // full steps first
     DescentRule rule;
     rule.most = most;
-    rule.leave_saddles = false;
+    rule.saddles_above = 0.5 * goal * goal;
     bool near = false;
     rule.done = [&](double value, const Vector& g) {
         const double length = std::sqrt(2 * value);

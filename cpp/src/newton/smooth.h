@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "raphson/minimize.h"
@@ -35,10 +36,12 @@ public:
     virtual ~Smooth() = default;
     virtual double value(const double* x) = 0;
     virtual bool gradient(const double* x, double* g) = 0;
-    virtual void take_hessian(const double* x) = 0;
+    virtual void take_hessian(const double* x, bool exact) = 0;  // exact: whether curvature may be negative is the question
     virtual bool factor(double shift) = 0;                        // H + shift I; whether it is positive definite
     virtual void solve(const double* rhs, double* d) = 0;         // with the last factors
     virtual void times(const double* v, double* hv) = 0;          // H v
+    // A step to put in d's place where x + d, looked at last, was no good: the same factors, what was seen there. False: none.
+    virtual bool correct(double* /*d*/) { return false; }
     virtual double size() const = 0;                              // of H's eigenvalues, roughly
     virtual double negative_direction(double* p) = 0;             // of the last factors: pᵀ(H + shift I)p, 0 where there is none
 };
@@ -58,7 +61,7 @@ struct DescentRule {
     int most = 1000;
     int period = 1;
     double order = 2;
-    bool leave_saddles = true;
+    double saddles_above = -std::numeric_limits<double>::infinity();  // values at which a saddle point is left
     std::function<bool(double value, const std::vector<double>& g)> done;
     std::function<bool(const Descent&, double step)> accepted;
 };
