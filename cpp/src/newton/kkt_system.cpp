@@ -17,6 +17,9 @@ using std::int64_t;
 constexpr double epsilon = std::numeric_limits<double>::epsilon();
 constexpr int64_t small_system = 48;  // below, dense factors are faster whatever the pattern
 
+// Not std::fmax, which is a call; NaN in x is lost, as there.
+inline double larger(double most, double x) { return x > most ? x : most; }
+
 double norm(const double* x, int64_t n) { return std::sqrt(std::inner_product(x, x + n, x, 0.0)); }
 
 }  // namespace
@@ -74,7 +77,14 @@ void KktSystem::set(const RowBlock& b, const RowBlock& g) {
     if (sparse_ && !(was_sparse && same_pattern())) make_pattern();
     double squares = 0;
     for (int64_t i = 0; i < n_; ++i) {
-        each_entry(b_, i, [&](int64_t j, double v) { squares += j < i ? 0.0 : j == i ? v * v : 2 * v * v; });
+        if (b_.starts == nullptr) {
+            const double* const row = static_cast<const double*>(b_.values) + i * b_.stride + i;
+            double sum = 0;
+            kernels().dense.dot_rows(n_ - i, 1, row, b_.stride, row, &sum);
+            squares += 2 * sum - row[0] * row[0];
+        } else {
+            each_entry(b_, i, [&](int64_t j, double v) { squares += j < i ? 0.0 : j == i ? v * v : 2 * v * v; });
+        }
     }
     b_norm_ = std::sqrt(squares);
     squares = 0;
@@ -176,19 +186,30 @@ void KktSystem::scale_rows() {
     scale_.assign(static_cast<std::size_t>(size()), 0.0);
     std::vector<double> own(static_cast<std::size_t>(n_), shift_);
     double all = std::fabs(shift_);
+    double* const beside = scale_.data();  // the largest entry off the diagonal, first
     for (int64_t i = 0; i < n_; ++i) {
-        each_entry(b_, i, [&](int64_t j, double v) {
-            if (j < i) return;
-            all = std::fmax(all, std::fabs(v));
-            if (j == i) {
-                own[static_cast<std::size_t>(i)] += v;
-                return;
-            }
-            for (const int64_t k : {i, j}) {
-                double& beside = scale_[static_cast<std::size_t>(k)];
-                beside = std::fmax(beside, std::fabs(v));
-            }
-        });
+        double most = beside[i];
+        const auto see = [&](int64_t j, double v) {
+            const double size = std::fabs(v);
+            most = larger(most, size);
+            beside[j] = larger(beside[j], size);
+        };
+        if (b_.starts == nullptr) {
+            const double* const row = static_cast<const double*>(b_.values) + i * b_.stride;
+            own[static_cast<std::size_t>(i)] += row[i];
+            all = larger(all, std::fabs(row[i]));
+            for (int64_t j = i + 1; j < n_; ++j) see(j, row[j]);
+        } else {
+            each_entry(b_, i, [&](int64_t j, double v) {
+                if (j > i) see(j, v);
+                if (j == i) {
+                    own[static_cast<std::size_t>(i)] += v;
+                    all = larger(all, std::fabs(v));
+                }
+            });
+        }
+        beside[i] = most;
+        all = larger(all, most);
     }
     const auto root = [](double x) { return x > 0 && std::isfinite(x) ? std::ldexp(1.0, -std::ilogb(x) / 2) : 1.0; };
     for (int64_t i = 0; i < n_; ++i) {
@@ -197,7 +218,7 @@ void KktSystem::scale_rows() {
     }
     for (int64_t i = 0; i < m_; ++i) {
         double most = 0;
-        each_entry(g_, i, [&](int64_t j, double v) { most = std::fmax(most, std::fabs(v) * scale_[static_cast<std::size_t>(j)]); });
+        each_entry(g_, i, [&](int64_t j, double v) { most = larger(most, std::fabs(v) * scale_[static_cast<std::size_t>(j)]); });
         scale_[static_cast<std::size_t>(n_ + i)] = most > 0 && std::isfinite(most) ? std::ldexp(1.0, -std::ilogb(most)) : 1.0;
     }
 }
@@ -216,9 +237,37 @@ void KktSystem::each_upper(Fn&& fn) const {
     }
 }
 
+void KktSystem::fill_upper(double* k, const double* scale) const {
+    const int64_t size = n_ + m_;
+    const auto* const b = static_cast<const double*>(b_.values);
+    const auto* const g = static_cast<const double*>(g_.values);
+    for (int64_t i = 0; i < n_; ++i) {
+        const double* const row = b + i * b_.stride;
+        double* const out = k + i * size;
+        for (int64_t j = i; j < n_; ++j) out[j] = row[j] * (scale[i] * scale[j]);
+        out[i] += shift_ * scale[i] * scale[i];
+    }
+    constexpr int64_t block = 16;  // of columns, so that both sides stay in cache
+    for (int64_t first = 0; first < n_; first += block) {
+        const int64_t last = std::min(first + block, n_);
+        for (int64_t i = 0; i < m_; ++i) {
+            for (int64_t j = first; j < last; ++j) k[j * size + n_ + i] = g[i * g_.stride + j] * (scale[n_ + i] * scale[j]);
+        }
+    }
+    for (int64_t i = n_; i < size; ++i) {
+        std::fill(k + i * size + i, k + (i + 1) * size, 0.0);
+        k[i * size + i] = -damping_ * scale[i] * scale[i];
+    }
+}
+
 void KktSystem::fill_dense(std::vector<double>& k, const double* scale) const {
     const int64_t size = n_ + m_;
-    k.assign(static_cast<std::size_t>(size * size), 0.0);
+    k.resize(static_cast<std::size_t>(size * size));
+    if (scale != nullptr && b_.starts == nullptr && (m_ == 0 || g_.starts == nullptr)) {  // to be factored: the upper triangle
+        fill_upper(k.data(), scale);
+        return;
+    }
+    std::fill(k.begin(), k.end(), 0.0);
     each_upper([&](int64_t i, int64_t j, double v) {
         if (scale != nullptr) v *= scale[i] * scale[j];
         k[static_cast<std::size_t>(i * size + j)] += v;

@@ -75,6 +75,7 @@ private:
     std::vector<std::int32_t> pairs() const;
     bool same_pattern() const;
     void scale_rows();
+    void fill_upper(double* k, const double* scale) const;
     void fill_dense(std::vector<double>& k, const double* scale) const;
     template <class Fn>
     void each_upper(Fn&& fn) const;  // fn(i, j, value), j ≥ i
