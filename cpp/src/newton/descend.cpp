@@ -90,7 +90,8 @@ private:
                 curved_ = true;
                 curve_ = p;
             }
-            floor = std::fmax(std::fmax(4 * shift, shift + 1.5 * needed), 1e-6 * std::fmax(f_.size(), 1e-100));
+            const double least = needed > 0 ? 1e-8 : 1e-13;  // of the eigenvalues' size; singular matrices need little
+            floor = std::fmax(std::fmax(4 * shift, shift + 1.5 * needed), least * std::fmax(f_.size(), 1e-100));
             shift = std::fmax(floor, 1e-150);
         }
         return shift;
@@ -150,6 +151,7 @@ private:
             if (!trial_.finite || !(at_.value - trial_.value >= -1e-4 * alpha * slope) || !look_at_gradient()) continue;
             ++age_;
             shift_ = 0;
+            trusted_ = false;
             accept(alpha * norm(d_));
             return true;
         }
@@ -213,6 +215,7 @@ private:
             if (shift > 0) at_.length = std::fmin(at_.length, 1e100);
             shift_ = shift;
             ++age_;
+            trusted_ = fresh && shift <= 1e-8 * f_.size() && (level || std::fabs(ratio - 1) < 0.2);
             accept(reach);
             if (!fresh || age_ == 1) step_seconds_ = now() - start;
             return true;
@@ -245,6 +248,7 @@ private:
             if (trial_.finite && (level || fall >= 0.5 * alpha * (1 - alpha / 2) * squares) && look_at_gradient() &&
                 (!level || norm(trial_.g) <= norm(at_.g))) {
                 constant = std::fmax(0.5 * constant, 1e-100);
+                trusted_ = level;
                 accept(alpha * reach);
                 return true;
             }
@@ -256,7 +260,7 @@ private:
 
     // Where the gradient is small: a direction of negative curvature, if there is one and the value falls along it.
     bool leave_saddle() {
-        if (at_.steps >= rule_.most) return false;
+        if (at_.steps >= rule_.most || trusted_) return false;
         f_.take_hessian(at_.x.data(), true);
         age_ = -1;
         const double noise = 1e-10 * std::fmax(f_.size(), std::numeric_limits<double>::min());
@@ -270,8 +274,9 @@ private:
         for (double step = std::fmax(1.0, rule_.method == MinimizeMethod::damped ? 1.0 : std::fmin(at_.length, 1e3)); step > 1e-7; step *= 0.25) {
             for (const double side : {step, -step}) {
                 look(side);
-                if (trial_.finite && at_.value - trial_.value > std::fmax(-0.1 * curvature * step * step, 2 * rounding()) && look_at_gradient()) {
+                if (trial_.finite && at_.value - trial_.value > std::fmax(-0.1 * curvature * step * step, 1e3 * rounding()) && look_at_gradient()) {
                     if (rule_.method != MinimizeMethod::damped) at_.length = std::fmax(step, 1e-3);
+                    trusted_ = false;
                     accept(step);
                     return at_.status != Status::stopped;
                 }
@@ -287,6 +292,7 @@ private:
     Vector d_, hd_, curve_;  // curve: a direction of negative curvature
     bool curved_ = false;
     Trial trial_;
+    bool trusted_ = false;  // the last Hessian was positive definite, and its model held: no saddle point is here
     int age_ = -1;  // steps made with this Hessian; −1: there is none
     double shift_ = 0, hessian_seconds_ = 0, step_seconds_ = 0;
 };

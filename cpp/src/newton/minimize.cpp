@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
 
@@ -77,7 +78,8 @@ void minimize_freely(Counted& problem, const MinimizeOptions& options, MinimizeS
         publish(d);
         return options.callback && options.callback({s.iterations, s.value, s.optimality, 0, step, s.x.data(), nullptr});
     };
-    at.length = 1;
+    const bool bold = options.method == MinimizeMethod::automatic && !problem.product_only();
+    at.length = bold ? std::numeric_limits<double>::infinity() : 1;  // a Newton step first; else the published start
     if (problem.product_only()) {
         descend_by_products(problem, at, rule, options.seed);
     } else {
