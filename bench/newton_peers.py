@@ -86,7 +86,9 @@ def raphson(test: Any, seconds: float) -> Found:
 
     given = {"constraints": Equality(test.cons, test.cons_jac, test.cons_hess)} if test.m else {}
     try:
-        found = minimize(test.fun, test.x0, jac=test.grad, hess=test.hess, tol=TOL, options={"max_iter": MAX_ITER}, **given)
+        found = minimize(
+            test.fun, test.x0, jac=test.grad, hess=test.hess, tol=TOL, options={"max_iter": MAX_ITER}, **given
+        )
     except TooLong as late:
         return late.state.x, "time", late.state.nit  # type: ignore[attr-defined]
     return found.x, found.status, found.nit
@@ -108,7 +110,12 @@ def slsqp(test: Any, seconds: float) -> Found:
 
     given = [{"type": "eq", "fun": test.cons, "jac": test.cons_jac}] if test.m else []
     found = minimize(
-        test.fun, test.x0, jac=test.grad, method="SLSQP", constraints=given, options={"ftol": 1e-14, "maxiter": MAX_ITER}
+        test.fun,
+        test.x0,
+        jac=test.grad,
+        method="SLSQP",
+        constraints=given,
+        options={"ftol": 1e-14, "maxiter": MAX_ITER},
     )
     return found.x, str(found.status), found.nit
 
@@ -153,7 +160,12 @@ def ipopt(test: Any, seconds: float) -> Found:
 
     values = Call("values", [x_], [dense(1, 1), c_], lambda x: [test.fun(x), test.cons(x) if m else none])
     slope = Call("slope", [x_, p_], [dense(1, 1), x_], lambda x, p: [0.0, test.grad(x)])
-    slopes = Call("slopes", [x_, p_], [c_, dense(m, n)], lambda x, p: [np.zeros((m, 1)) if m else none, test.cons_jac(x) if m else casadi.DM(0, n)])
+    slopes = Call(
+        "slopes",
+        [x_, p_],
+        [c_, dense(m, n)],
+        lambda x, p: [np.zeros((m, 1)) if m else none, test.cons_jac(x) if m else casadi.DM(0, n)],
+    )
     second = Call("second", [x_, p_, dense(1, 1), c_], [upper], curvature)
     x = casadi.MX.sym("x", n)
     f, g = values(x)
@@ -197,4 +209,6 @@ def measure(solver: str, test: Any, seconds: float) -> Outcome:
                 objective = test.objective(x)
         except Exception:
             optimality = violation = objective = float("nan")
-    return Outcome(test.name, solver, test.n, test.m, str(status), iterations, *counts, took, objective, optimality, violation)
+    return Outcome(
+        test.name, solver, test.n, test.m, str(status), iterations, *counts, took, objective, optimality, violation
+    )

@@ -18,15 +18,58 @@ import numpy.typing as npt
 Doubles = npt.NDArray[np.float64]
 
 # The 47 of the AdaSketch paper but BA-L1 (see s2mpj_extra).
-ADASKETCH = (
-    "HS6 HS7 HS28 HS40 HS42 HS47 HS48 HS50 HS51 HS52 HS56 HS77 HS78 HS79 HS100LNP GENHS28 BT2 BT3 BT5 BT6 BT9 BT10 BT11"
-    " BT12 HIMMELBA HIMMELBC HIMMELBE SINVALNE BOOTH WAYSEA1NE WAYSEA2NE RSNBRNE CUBENE MWRIGHT ZANGWIL3 TRIGON1NE"
-    " BAmL1SP HELIXNE ORTHREGB GOTTFR MOREBVNE DENSCHNCNE DENSCHNFNE PRICE4NE INTEQNE MANCINONE"
-).split()
+ADASKETCH = [
+    "HS6",
+    "HS7",
+    "HS28",
+    "HS40",
+    "HS42",
+    "HS47",
+    "HS48",
+    "HS50",
+    "HS51",
+    "HS52",
+    "HS56",
+    "HS77",
+    "HS78",
+    "HS79",
+    "HS100LNP",
+    "GENHS28",
+    "BT2",
+    "BT3",
+    "BT5",
+    "BT6",
+    "BT9",
+    "BT10",
+    "BT11",
+    "BT12",
+    "HIMMELBA",
+    "HIMMELBC",
+    "HIMMELBE",
+    "SINVALNE",
+    "BOOTH",
+    "WAYSEA1NE",
+    "WAYSEA2NE",
+    "RSNBRNE",
+    "CUBENE",
+    "MWRIGHT",
+    "ZANGWIL3",
+    "TRIGON1NE",
+    "BAmL1SP",
+    "HELIXNE",
+    "ORTHREGB",
+    "GOTTFR",
+    "MOREBVNE",
+    "DENSCHNCNE",
+    "DENSCHNFNE",
+    "PRICE4NE",
+    "INTEQNE",
+    "MANCINONE",
+]
 
 
 class Counts:
-    """Points at which f or c, first derivatives, and Hessians were asked for; asking again where one just did is free."""
+    """Points at which f or c, first derivatives, and Hessians were asked for; asking again there is free."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, bytes]] = {"value": (0, b""), "first": (0, b""), "hess": (0, b"")}
@@ -149,9 +192,9 @@ def names(constrained: bool, most: int = 500) -> list[str]:
     """Equality-only problems, or unconstrained ones, without bounds, of at most ``most`` variables."""
     found = []
     for name, row in catalogue().items():
-        if int(row["mb"]) == 0 and int(row["m_ub"]) == 0 and int(row["dim"]) <= most:
-            if (int(row["mcon"]) > 0) == constrained:
-                found.append(name)
+        plain = int(row["mb"]) == 0 and int(row["m_ub"]) == 0 and int(row["dim"]) <= most
+        if plain and (int(row["mcon"]) > 0) == constrained:
+            found.append(name)
     return found
 
 

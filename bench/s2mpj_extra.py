@@ -1,6 +1,7 @@
 """Problems of the AdaSketch paper that S2MPJ does not hold: square systems of equations, written from their formulas.
 
-Five of six. The sixth, BA-L1, is a bundle adjustment whose data we have not got; its quadratic twin BAmL1SP is in S2MPJ.
+Five of six. The sixth, BA-L1, is a bundle adjustment whose data we have not got; its quadratic twin BAmL1SP is in
+S2MPJ.
 """
 
 from __future__ import annotations

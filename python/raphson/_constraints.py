@@ -31,7 +31,8 @@ class Equality:
     jac : callable
         x → (m, n), dense or SciPy sparse; (n,) for a single constraint.
     hess : callable, optional
-        (x, multipliers (m,)) → Σ multipliersᵢ ∇²funᵢ, (n, n); without it, differences of ``jac``ᵀ multipliers: n calls of jac.
+        (x, multipliers (m,)) → Σ multipliersᵢ ∇²funᵢ, (n, n); without it, differences of ``jac``ᵀ multipliers: n calls
+        of jac.
     """
 
     fun: Function
@@ -71,7 +72,7 @@ def gather(constraints: Any, x0: Doubles, function: str) -> list[Equality]:
 
 def _target(item: Any, function: str) -> Doubles:
     lower, upper = np.asarray(item.lb, dtype=np.float64), np.asarray(item.ub, dtype=np.float64)
-    if not np.array_equal(*np.broadcast_arrays(lower, upper)) or not np.isfinite(lower).all():
+    if not np.all(lower == upper) or not np.isfinite(lower).all():
         raise ValueError(f"{function}: inequalities are not supported: a constraint must have lb == ub, finite")
     return lower
 
@@ -86,7 +87,7 @@ def _linear(item: Any, function: str, n: int) -> Equality:
     def nothing(x: Doubles, multipliers: Doubles) -> Any:
         if not is_sparse(matrix):
             return np.zeros((n, n))
-        from scipy.sparse import csr_array
+        from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
         return csr_array((n, n))
 
@@ -220,7 +221,8 @@ def _symmetric_differences(gradient: Function, x: Doubles) -> Doubles:
         ahead[j] += step
         behind[j] -= step
         found[j] = (np.asarray(gradient(ahead)).ravel() - np.asarray(gradient(behind)).ravel()) / (ahead[j] - behind[j])
-    return (found + found.T) / 2
+    symmetric: Doubles = (found + found.T) / 2
+    return symmetric
 
 
 def check_derivatives(

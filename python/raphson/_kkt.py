@@ -78,7 +78,8 @@ def as_rows(given: Any, function: str, name: str) -> tuple[_core.Rows, tuple[int
             rows.sum_duplicates()
         starts, index = rows.indptr.astype(np.int64), rows.indices.astype(np.int32)
         values = np.ascontiguousarray(rows.data, dtype=np.float64)
-        return _core.Rows.compressed(values, starts, index, int(given.shape[1])), (int(given.shape[0]), int(given.shape[1]))
+        shape = (int(given.shape[0]), int(given.shape[1]))
+        return _core.Rows.compressed(values, starts, index, shape[1]), shape
     view = _core._as_numpy(given, function, name)
     if view.ndim != 2:
         raise ValueError(f"{function}: {name} must have two axes, got shape {view.shape}")
@@ -114,18 +115,20 @@ def solve_kkt(
     rhs : array (n + m,)
     method : str
         ``"ldlt"``: L D Lᵀ, dense with Bunch–Kaufman pivoting, sparse by fronts with delayed pivots; refined.
-        ``"minres"``: preconditioned by |diag B| and the Schur complement G |diag B|⁻¹ Gᵀ, factored: for a B that is nearly
-        diagonal. Sketch-and-project: ``"kaczmarz"`` (a random row a step), ``"gaussian"`` (a random combination of all
-        rows), ``"block"`` (a random block of a fixed partition): they need ‖K‖_F²/σ_min² steps for each factor e, and lose
-        to both of the above on every system that can be stored (docs/newton.md has the measurements).
+        ``"minres"``: preconditioned by |diag B| and the Schur complement G |diag B|⁻¹ Gᵀ, factored: for a B that is
+        nearly diagonal. Sketch-and-project: ``"kaczmarz"`` (a random row a step), ``"gaussian"`` (a random combination
+        of all rows), ``"block"`` (a random block of a fixed partition): they need ‖K‖_F²/σ_min² steps for each factor
+        e, and lose to both of the above on every system that can be stored (docs/newton.md has the measurements).
     tol : float, optional
-        Of ‖K x − rhs‖ / ‖rhs‖; by default 1e-12 or, where x is large, 10 ulp of ‖K‖_F ‖x‖ (ldlt), 1e-10 (minres), 1e-6 (the others, and a float32 rhs).
+        Of ‖K x − rhs‖ / ‖rhs‖; by default 1e-12 or, where x is large, 10 ulp of ‖K‖_F ‖x‖ (ldlt), 1e-10 (minres), 1e-6
+        (the others, and a float32 rhs).
     seed : int or numpy.random.Generator
         Of the sketches.
     max_iter : int, optional
         By default 5 (n + m) products, or 1000 (n + m) steps.
     sampling : str
-        Of Kaczmarz's rows: ``"equilibrated"`` (uniform, rows and columns scaled alike first), ``"uniform"``, ``"row_norm"``.
+        Of Kaczmarz's rows: ``"equilibrated"`` (uniform, rows and columns scaled alike first), ``"uniform"``,
+        ``"row_norm"``.
     block_size : int
         Rows of a block.
 
@@ -147,10 +150,11 @@ def solve_kkt(
 
     Notes
     -----
-    Dense LDLᵀ: (n + m)³/3 flops, (n + m)² numbers. A Kaczmarz step: 4 flops an entry of the row; a Gaussian step 2 (n + m)².
+    Dense LDLᵀ: (n + m)³/3 flops, (n + m)² numbers. A Kaczmarz step: 4 flops an entry of the row; a Gaussian step 2 (n +
+    m)².
 
-    Sources: Bunch and Kaufman 1977; Duff and Reid 1983; Amestoy, Davis and Duff 1996; Paige and Saunders 1975; Murphy, Golub
-    and Wathen 2000; Strohmer and Vershynin 2009; Gower and Richtárik 2015.
+    Sources: Bunch and Kaufman 1977; Duff and Reid 1983; Amestoy, Davis and Duff 1996; Paige and Saunders 1975; Murphy,
+    Golub and Wathen 2000; Strohmer and Vershynin 2009; Gower and Richtárik 2015.
     """
     function = "solve_kkt"
     if method not in KKT_METHODS:
@@ -237,7 +241,7 @@ def _residual(B: Any, G: Any, x: Doubles, rhs: Doubles, n: int) -> float:
 
 
 def _compress(dense: Any, function: str) -> Any:
-    from scipy.sparse import csr_array
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
     return csr_array(_core._as_numpy(dense, function, "G"))
 

@@ -45,7 +45,7 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class MinimizeState:
-    """What a callback sees after every step. ``step``: length taken (without constraints), or the line search's factor."""
+    """What a callback sees after every step; ``step`` is its length, or with constraints the line search's factor."""
 
     iteration: int
     x: Doubles
@@ -152,26 +152,26 @@ def minimize(
     Parameters
     ----------
     fun : callable
-        fun(x, *args) → float; (value, gradient) with jac=True. x is a fresh NumPy float64 array (n,). NaN or Inf shortens
-        the step.
+        fun(x, *args) → float; (value, gradient) with jac=True. x is a fresh NumPy float64 array (n,). NaN or Inf
+        shortens the step.
     x0 : array (n,)
     args : tuple
         Further arguments of fun, jac, hess and hessp.
     jac : callable or True
         Gradient (n,).
     hess : callable, optional
-        Hessian (n, n), dense or SciPy sparse; its upper triangle is read. Without hess and hessp: central differences of
-        jac, 2n calls for each Hessian. May be an approximation (Gauss–Newton, sampled).
+        Hessian (n, n), dense or SciPy sparse; its upper triangle is read. Without hess and hessp: central differences
+        of jac, 2n calls for each Hessian. May be an approximation (Gauss–Newton, sampled).
     hessp : callable, optional
-        hessp(x, v, *args) → ∇²f(x) v, instead of hess: conjugate gradients in a trust region, no matrix. With constraints the
-        matrix is assembled from n products.
+        hessp(x, v, *args) → ∇²f(x) v, instead of hess: conjugate gradients in a trust region, no matrix. With
+        constraints the matrix is assembled from n products.
     method : str
         ``"gns"``: (H + λI) step = −g, λ = ‖g‖/γ with a γ that adapts: global convergence, quadratic at the end.
-        ``"lazy"``: the same, Hessian and factors kept for several steps: as many as the measured cost of a Hessian is worth
-        in steps (so the path can differ from run to run; options={"period": k} fixes it). ``"damped"``: Newton steps whose
-        length follows from the decrement (convex functions; options={"order": q}: 2 for O(k⁻²), up to 4 for nearly O(k⁻³)).
-        ``"adasketch"``: with constraints, Newton steps on the optimality conditions, an exact augmented Lagrangian as merit
-        function. ``"auto"``: adasketch with constraints, else gns.
+        ``"lazy"``: the same, Hessian and factors kept for several steps: as many as the measured cost of a Hessian is
+        worth in steps (so the path can differ from run to run; options={"period": k} fixes it). ``"damped"``: Newton
+        steps whose length follows from the decrement (convex functions; options={"order": q}: 2 for O(k⁻²), up to 4 for
+        nearly O(k⁻³)). ``"adasketch"``: with constraints, Newton steps on the optimality conditions, an exact augmented
+        Lagrangian as merit function. ``"auto"``: adasketch with constraints, else gns.
     constraints : Equality, or SciPy's LinearConstraint or NonlinearConstraint with lb == ub, or a list of them
     tol : float
         Of max(optimality, constraint_violation).
@@ -184,11 +184,11 @@ def minimize(
     seed : int or numpy.random.Generator
         Of sketches, and of the directions in which hessp looks for negative curvature.
     rule : str
-        ``"practical"``: inner residuals of at most 0.1 of the conditions' and smaller near the solution, or where a step would
-        not descend. ``"paper"``: AdaSketch-Newton's condition, starting multipliers 0, ‖(∇L, c)‖₂ ≤ tol.
+        ``"practical"``: inner residuals of at most 0.1 of the conditions' and smaller near the solution, or where a
+        step would not descend. ``"paper"``: AdaSketch-Newton's condition, starting multipliers 0, ‖(∇L, c)‖₂ ≤ tol.
     inner : str
-        Solver of the Newton system: as ``method`` of :func:`solve_kkt`. Only "ldlt" is meant for use; the others are here to
-        compare.
+        Solver of the Newton system: as ``method`` of :func:`solve_kkt`. Only "ldlt" is meant for use; the others are
+        here to compare.
 
     Returns
     -------
@@ -197,8 +197,8 @@ def minimize(
     Raises
     ------
     ValueError
-        A derivative of the wrong shape (named, with both shapes), no finite value at x0, inequalities, unknown options, with
-        check_derivatives a wrong derivative.
+        A derivative of the wrong shape (named, with both shapes), no finite value at x0, inequalities, unknown options,
+        with check_derivatives a wrong derivative.
     TypeError
         Bounds; results that are not real numbers.
     Exception
@@ -211,12 +211,13 @@ def minimize(
 
     Notes
     -----
-    An iteration costs one Hessian, one factorisation ((n + m)³/3 flops dense; more where curvature is negative) and one value
-    and gradient for each trial. Saddle points are left along directions of negative curvature, which the factors give.
+    An iteration costs one Hessian, one factorisation ((n + m)³/3 flops dense; more where curvature is negative) and one
+    value and gradient for each trial. Saddle points are left along directions of negative curvature, which the factors
+    give.
 
-    Sources: Semenov, Jaggi, Doikov, ICLR 2026 (gns); Doikov, Chayti, Jaggi, ICML 2023 (lazy); Hanzely et al. 2022 and Hanzely,
-    Abdukhakimov, Takáč 2024 (damped); Hong, Na, Mahoney, Kolar, ICML 2023 (adasketch); Wächter and Biegler 2006 (inertia
-    correction); Steihaug 1983 (hessp).
+    Sources: Semenov, Jaggi, Doikov, ICLR 2026 (gns); Doikov, Chayti, Jaggi, ICML 2023 (lazy); Hanzely et al. 2022 and
+    Hanzely, Abdukhakimov, Takáč 2024 (damped); Hong, Na, Mahoney, Kolar, ICML 2023 (adasketch); Wächter and Biegler
+    2006 (inertia correction); Steihaug 1983 (hessp).
     """
     function = "minimize"
     if bounds is not None:
@@ -243,7 +244,7 @@ def minimize(
         return (lambda *xs: f(*xs, *extra)) if extra else f
 
     value = bound(fun)
-    gradient = (lambda x: np.asarray(value(x)[1])) if jac is True else bound(jac)  # type: ignore[arg-type]
+    gradient = (lambda x: np.asarray(value(x)[1])) if jac is True else bound(jac)
     product = None if hessp is None else bound(hessp)
     equalities = gather(constraints, start, function)
     if equalities and method not in ("auto", "adasketch"):

@@ -33,7 +33,9 @@ class Jet:
         if not isinstance(other, Jet):
             return Jet(self.v * other, self.g * other, self.h * other)
         cross = np.outer(self.g, other.g)
-        return Jet(self.v * other.v, self.v * other.g + other.v * self.g, self.v * other.h + other.v * self.h + cross + cross.T)
+        return Jet(
+            self.v * other.v, self.v * other.g + other.v * self.g, self.v * other.h + other.v * self.h + cross + cross.T
+        )
 
     def __pow__(self, k):
         return self._of(self.v**k, k * self.v ** (k - 1), k * (k - 1) * self.v ** (k - 2) if k > 1 else 0.0)

@@ -8,9 +8,9 @@ import warnings
 
 import numpy as np
 import pytest
-from newton_reference import saddle, sketch_and_project
 
 import raphson
+from newton_reference import saddle, sketch_and_project
 from raphson.newton import solve_kkt
 
 sparse = pytest.importorskip("scipy.sparse")
@@ -136,7 +136,8 @@ def test_minres():
 
 
 @pytest.mark.parametrize(("method", "sampling"), [
-    ("kaczmarz", "equilibrated"), ("kaczmarz", "uniform"), ("kaczmarz", "row_norm"), ("gaussian", "uniform"), ("block", "uniform"),
+    ("kaczmarz", "equilibrated"), ("kaczmarz", "uniform"), ("kaczmarz", "row_norm"),
+    ("gaussian", "uniform"), ("block", "uniform"),
 ])  # fmt: skip
 @pytest.mark.parametrize("compressed", [False, True])
 def test_sketch_and_project_converges(method, sampling, compressed):

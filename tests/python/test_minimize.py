@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import numpy as np
 import pytest
-from jets import HS
 
 import raphson
+from jets import HS
 from raphson.newton import Equality, minimize
 
 optimize = pytest.importorskip("scipy.optimize")
@@ -97,7 +98,10 @@ def test_calls_are_counted():
         return g
 
     found = minimize(
-        counted("fun", optimize.rosen), [-1.2, 1.0], jac=counted("jac", optimize.rosen_der), hess=counted("hess", optimize.rosen_hess)
+        counted("fun", optimize.rosen),
+        [-1.2, 1.0],
+        jac=counted("jac", optimize.rosen_der),
+        hess=counted("hess", optimize.rosen_hess),
     )
     assert (found.nfev, found.njev, found.nhev) == (counts["fun"], counts["jac"], counts["hess"])
 
@@ -155,7 +159,9 @@ def test_fresh_random_hessians_do_not_stop_it():
     fun, grad, hess, d = logistic(2000, 20, 1, 1e-2)
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        found = minimize(fun, np.zeros(d), jac=grad, hess=lambda w, r=rng: hess(w, r.choice(2000, 200, replace=False)), tol=1e-8)
+        found = minimize(
+            fun, np.zeros(d), jac=grad, hess=lambda w, r=rng: hess(w, r.choice(2000, 200, replace=False)), tol=1e-8
+        )
         assert found.success
         assert found.nit <= 60
         assert found.nfev <= 2 * found.nit
@@ -192,9 +198,15 @@ def test_damped_schedules(order):
     assert found.success
     values = []
     minimize(
-        fun, 30 * np.ones(d), jac=grad, hess=hess, method="damped", options={"order": order}, callback=lambda s: values.append(s.fun)
+        fun,
+        30 * np.ones(d),
+        jac=grad,
+        hess=hess,
+        method="damped",
+        options={"order": order},
+        callback=lambda s: values.append(s.fun),
     )
-    assert all(later <= earlier + 1e-14 for earlier, later in zip(values, values[1:], strict=False)), "damped steps only descend"
+    assert all(later <= earlier + 1e-14 for earlier, later in itertools.pairwise(values)), "damped steps only descend"
 
 
 def test_nan_shortens_the_step():
@@ -208,7 +220,10 @@ def test_nan_shortens_the_step():
             assert found.success
             assert found.x[0] == pytest.approx(0.5, abs=1e-7)
         found = minimize(
-            lambda x: 2 * x[0] - np.log(x[0]) if x[0] > 0 else np.nan, [3.0], jac=lambda x: 2 - 1 / x, hessp=lambda x, v: v / x**2
+            lambda x: 2 * x[0] - np.log(x[0]) if x[0] > 0 else np.nan,
+            [3.0],
+            jac=lambda x: 2 - 1 / x,
+            hessp=lambda x, v: v / x**2,
         )
         assert found.x[0] == pytest.approx(0.5, abs=1e-7)
 
@@ -258,9 +273,13 @@ def test_exceptions_pass_with_the_state_so_far(where):
 
     with pytest.raises(ZeroDivisionError, match="mine") as caught:
         minimize(
-            failing("fun", problem.fun), problem.x0, jac=failing("jac", problem.grad), hess=failing("hess", problem.hess),
-            constraints=Equality(failing("cons", problem.cons), problem.jac, problem.cons_hess), callback=failing("callback", lambda s: None),
-        )  # fmt: skip
+            failing("fun", problem.fun),
+            problem.x0,
+            jac=failing("jac", problem.grad),
+            hess=failing("hess", problem.hess),
+            constraints=Equality(failing("cons", problem.cons), problem.jac, problem.cons_hess),
+            callback=failing("callback", lambda s: None),
+        )
     state = caught.value.state
     assert state.status == "stopped"
     assert not state.success
@@ -292,7 +311,20 @@ def test_users_may_keep_and_change_what_they_get():
 
 def test_result_is_read_as_scipys():
     found = minimize(optimize.rosen, [-1.2, 1.0], **rosen)
-    for name in ("x", "fun", "success", "status", "message", "nit", "nfev", "njev", "nhev", "multipliers", "constraint_violation", "optimality"):
+    for name in (
+        "x",
+        "fun",
+        "success",
+        "status",
+        "message",
+        "nit",
+        "nfev",
+        "njev",
+        "nhev",
+        "multipliers",
+        "constraint_violation",
+        "optimality",
+    ):
         assert found[name] is getattr(found, name) or found[name] == getattr(found, name)
     with pytest.raises(KeyError):
         found["nothing"]
@@ -314,7 +346,9 @@ def test_starts_of_any_kind():
     for start in ([1, 2], (1.0, 2.0), np.array([1, 2]), np.array([1.0, 2.0], dtype=np.float32)):
         assert minimize(lambda x: x @ x, start, jac=lambda x: 2 * x, hess=lambda x: 2 * np.eye(2)).success
     torch = pytest.importorskip("torch")
-    found = minimize(lambda x: x @ x, torch.ones(2, dtype=torch.float64), jac=lambda x: 2 * x, hess=lambda x: 2 * np.eye(2))
+    found = minimize(
+        lambda x: x @ x, torch.ones(2, dtype=torch.float64), jac=lambda x: 2 * x, hess=lambda x: 2 * np.eye(2)
+    )
     assert isinstance(found.x, torch.Tensor)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from jets import HS
-from newton_reference import newton_lagrangian
 
 import raphson
+from jets import HS
+from newton_reference import newton_lagrangian
 from raphson.newton import Equality, minimize
 
 sparse = pytest.importorskip("scipy.sparse")
@@ -58,7 +58,11 @@ def test_converges_quadratically():
     problem = HS[78]
     errors = []
     best, multipliers = newton_lagrangian(problem, *(lambda r: (r.x, r.multipliers))(run(problem, tol=1e-8)), 2)
-    run(problem, callback=lambda s: errors.append(np.linalg.norm(np.r_[s.x - best, s.multipliers - multipliers])), tol=1e-12)
+    run(
+        problem,
+        callback=lambda s: errors.append(np.linalg.norm(np.r_[s.x - best, s.multipliers - multipliers])),
+        tol=1e-12,
+    )
     tail = [e for e in errors if 1e-7 < e < 1e-1]
     assert len(tail) >= 1
     assert all(later <= 10 * e * e + 1e-12 for e, later in zip(errors[-4:], errors[-3:], strict=False) if e < 1e-1)
@@ -82,7 +86,9 @@ def test_starting_multipliers():
 
 def test_without_hessians():
     problem = HS[79]
-    found = minimize(problem.fun, problem.x0, jac=problem.grad, constraints=Equality(problem.cons, problem.jac), tol=1e-6)
+    found = minimize(
+        problem.fun, problem.x0, jac=problem.grad, constraints=Equality(problem.cons, problem.jac), tol=1e-6
+    )
     assert found.success
     assert found.fun == pytest.approx(problem.best, abs=1e-6)
 
@@ -109,7 +115,10 @@ def test_scipys_constraints():
         LinearConstraint(sparse.csr_array(matrix), target, target),
         NonlinearConstraint(problem.cons, 0, 0, jac=problem.jac, hess=problem.cons_hess),
         NonlinearConstraint(problem.cons, 0, 0),
-        [LinearConstraint(matrix[:1], target[:1], target[:1]), Equality(lambda x: problem.cons(x)[1:], lambda x: problem.jac(x)[1:])],
+        [
+            LinearConstraint(matrix[:1], target[:1], target[:1]),
+            Equality(lambda x: problem.cons(x)[1:], lambda x: problem.jac(x)[1:]),
+        ],
         {"type": "eq", "fun": problem.cons, "jac": problem.jac},
     ):
         found = minimize(problem.fun, problem.x0, jac=problem.grad, hess=problem.hess, constraints=form, tol=1e-6)
@@ -127,7 +136,9 @@ def test_scipys_constraints():
 def test_infeasible_constraints_are_said_to_be():
     equality = Equality(lambda x: np.array([x @ x + 1.0]), lambda x: 2 * x[None, :], lambda x, v: 2 * v[0] * np.eye(2))
     with pytest.warns(raphson.ConvergenceWarning, match="infeasible"):
-        found = minimize(lambda x: x.sum(), [1.0, 2.0], jac=np.ones_like, hess=lambda x: np.zeros((2, 2)), constraints=equality)
+        found = minimize(
+            lambda x: x.sum(), [1.0, 2.0], jac=np.ones_like, hess=lambda x: np.zeros((2, 2)), constraints=equality
+        )
     assert not found.success
     assert found.status == "infeasible"
     assert found.constraint_violation == pytest.approx(1.0, abs=1e-6), "the least there is"
@@ -149,7 +160,9 @@ def test_contradicting_linear_constraints():
     matrix = np.array([[1.0, 1.0], [1.0, 1.0]])
     equality = Equality(lambda x: matrix @ x - [0, 1], lambda x: matrix, lambda x, v: np.zeros((2, 2)))
     with pytest.warns(raphson.ConvergenceWarning):
-        found = minimize(lambda x: x @ x, [3.0, 4.0], jac=lambda x: 2 * x, hess=lambda x: 2 * np.eye(2), constraints=equality)
+        found = minimize(
+            lambda x: x @ x, [3.0, 4.0], jac=lambda x: 2 * x, hess=lambda x: 2 * np.eye(2), constraints=equality
+        )
     assert found.status == "infeasible"
     assert found.constraint_violation == pytest.approx(0.5, abs=1e-6)
 
@@ -162,7 +175,13 @@ def test_more_constraints_than_variables():
         return np.array([[1, 0], [0, 1], [x[1], x[0]]])
 
     hess = lambda x, v: v[2] * np.array([[0.0, 1], [1, 0]])  # noqa: E731
-    found = minimize(lambda x: x.sum(), [5.0, -3.0], jac=np.ones_like, hess=lambda x: np.zeros((2, 2)), constraints=Equality(cons, jac, hess))
+    found = minimize(
+        lambda x: x.sum(),
+        [5.0, -3.0],
+        jac=np.ones_like,
+        hess=lambda x: np.zeros((2, 2)),
+        constraints=Equality(cons, jac, hess),
+    )
     assert found.success
     np.testing.assert_allclose(found.x, [1, 2], atol=1e-7)
 
@@ -178,7 +197,13 @@ def test_square_systems_are_newtons_method():
     def hess(x, v):
         return np.array([[v[1] * np.exp(-x[0]), 1e4 * v[0]], [1e4 * v[0], v[1] * np.exp(-x[1])]])
 
-    found = minimize(lambda x: 0.0, [0.0, 1.0], jac=np.zeros_like, hess=lambda x: np.zeros((2, 2)), constraints=Equality(cons, jac, hess))
+    found = minimize(
+        lambda x: 0.0,
+        [0.0, 1.0],
+        jac=np.zeros_like,
+        hess=lambda x: np.zeros((2, 2)),
+        constraints=Equality(cons, jac, hess),
+    )
     assert found.success
     np.testing.assert_allclose(found.x, [1.098e-5, 9.106], rtol=1e-3)
 
@@ -186,7 +211,13 @@ def test_square_systems_are_newtons_method():
 def test_a_constrained_maximum_is_not_where_it_ends():
     # on the circle, x₀ from the maximiser's side: the Lagrangian's curvature must be seen
     equality = Equality(lambda x: np.array([x @ x - 1]), lambda x: 2 * x[None, :], lambda x, v: 2 * v[0] * np.eye(2))
-    found = minimize(lambda x: x[0], [0.99, 0.1], jac=lambda x: np.array([1.0, 0]), hess=lambda x: np.zeros((2, 2)), constraints=equality)
+    found = minimize(
+        lambda x: x[0],
+        [0.99, 0.1],
+        jac=lambda x: np.array([1.0, 0]),
+        hess=lambda x: np.zeros((2, 2)),
+        constraints=equality,
+    )
     assert found.success
     np.testing.assert_allclose(found.x, [-1, 0], atol=1e-6)
 
@@ -195,7 +226,9 @@ def test_a_constrained_maximum_is_not_where_it_ends():
 def test_poisson_control_stays_sparse(size):
     q, h = size * size, 2 / (size + 1)
     t = sparse.diags([np.ones(size - 1), -2 * np.ones(size), np.ones(size - 1)], [-1, 0, 1])
-    G = sparse.hstack([(sparse.kron(sparse.eye(size), t) + sparse.kron(t, sparse.eye(size))) / h**2, sparse.eye(q)]).tocsr()
+    G = sparse.hstack(
+        [(sparse.kron(sparse.eye(size), t) + sparse.kron(t, sparse.eye(size))) / h**2, sparse.eye(q)]
+    ).tocsr()
     i = (np.arange(1, size + 1) - (size + 1) / 2) * 0.1 / np.sqrt(15)
     target = (np.sin(4 + i[:, None]) + np.cos(3 + i[None, :])).ravel()
     B = sparse.diags(np.r_[np.ones(q), np.full(q, 0.1)]).tocsr()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from jets import HS
 
+from jets import HS
 from raphson.newton import Equality, minimize
 
 P = HS[77]
+RIGHT = Equality(P.cons, P.jac)
+TALL_JACOBIAN = Equality(P.cons, lambda x: np.ones((3, 5)))
+SHORT_JACOBIAN = Equality(P.cons, lambda x: np.ones((1, 5)))
+SMALL_HESSIAN = Equality(P.cons, P.jac, lambda x, v: np.ones((2, 2)))
 
 
 def call(**changes):
@@ -28,9 +32,9 @@ def call(**changes):
     (dict(fun=lambda x: 1j), TypeError, "fun must return real numbers, got complex128"),
     (dict(jac=lambda x: np.ones(5) * 1j), TypeError, "jac must return real numbers, got complex128"),
     (dict(jac=True), ValueError, "with jac=True, fun must return"),
-    (dict(constraints=Equality(P.cons, lambda x: np.ones((3, 5)))), ValueError, r"constraints' jac must return shape \(2, 5\), got \(3, 5\)"),
-    (dict(constraints=Equality(P.cons, P.jac, lambda x, v: np.ones((2, 2)))), ValueError, r"hess must return shape \(5, 5\), got \(2, 2\)"),
-    (dict(constraints=[Equality(P.cons, P.jac), Equality(P.cons, lambda x: np.ones((1, 5)))]), ValueError, r"jac must return shape \(2, 5\), got \(1, 5\)"),
+    (dict(constraints=TALL_JACOBIAN), ValueError, r"constraints' jac must return shape \(2, 5\), got \(3, 5\)"),
+    (dict(constraints=SMALL_HESSIAN), ValueError, r"hess must return shape \(5, 5\), got \(2, 2\)"),
+    (dict(constraints=[RIGHT, SHORT_JACOBIAN]), ValueError, r"jac must return shape \(2, 5\), got \(1, 5\)"),
     (dict(x0=[1.0, np.nan, 0, 0, 0]), ValueError, "x0 has NaN or Inf"),
     (dict(x0=np.ones((5, 1))), ValueError, r"x0 must have shape \(n,\), got \(5, 1\)"),
     (dict(x0=[]), ValueError, "at least one entry"),
@@ -90,6 +94,8 @@ def test_right_derivatives_pass():
 
 def test_zero_constraints():
     for none in ((), [], Equality(lambda x: np.zeros(0), lambda x: np.zeros((0, 2)), lambda x, v: np.zeros((2, 2)))):
-        found = minimize(lambda x: x @ x, [1.0, 2.0], jac=lambda x: 2 * x, hess=lambda x: 2 * np.eye(2), constraints=none)
+        found = minimize(
+            lambda x: x @ x, [1.0, 2.0], jac=lambda x: 2 * x, hess=lambda x: 2 * np.eye(2), constraints=none
+        )
         assert found.success
         assert found.multipliers.shape == (0,)
