@@ -254,3 +254,17 @@ def test_bad_input(change, error, text):
         warnings.simplefilter("ignore", raphson.ConvergenceWarning)
         with pytest.raises(error, match=text):
             solve_kkt(arguments.pop("B"), arguments.pop("G"), arguments.pop("rhs"), **arguments)
+
+
+def test_samplings_are_what_they_say():
+    # one row holds nearly all of ‖K‖_F²: by norms it is drawn nearly always, and the rest is not learnt
+    K = np.diag(np.r_[1e4, np.ones(29)])
+    rhs = np.r_[1e4, np.ones(29)]
+    found = {}
+    for sampling in ("equilibrated", "uniform", "row_norm"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", raphson.ConvergenceWarning)
+            found[sampling] = solve_kkt(K, None, rhs, method="kaczmarz", sampling=sampling, max_iter=300, tol=1e-12)
+    assert found["uniform"].converged
+    assert found["equilibrated"].converged
+    assert np.count_nonzero(found["row_norm"].x) <= 3
