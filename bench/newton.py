@@ -8,6 +8,7 @@ S2MPJ problems are mostly theirs: interpreted Python, milliseconds a call.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -43,11 +44,16 @@ def s2mpj_names(kind: str) -> list[str]:
     return [name for name in s2mpj.names(constrained) + extra if name not in SLOW]
 
 
+def _here(solver: str, load: Callable[[], Any], seconds: float) -> newton_peers.Outcome:
+    return newton_peers.measure(solver, load(), seconds)
+
+
 def run_problems(names: list[str], solvers: list[str], seconds: float) -> Rows:
     found = []
     for number, name in enumerate(names):
         for solver in solvers:
-            found.append(newton_peers.measure(solver, s2mpj.load(name), seconds).as_dict())
+            run = newton_peers.measure_apart if solver != "raphson" else _here
+            found.append(run(solver, functools.partial(s2mpj.load, name), seconds).as_dict())
         marks = " ".join("*" if row["solved"] else "." for row in found[-len(solvers) :])
         print(f"  {number + 1}/{len(names)} {name} {marks}", flush=True)
     return found

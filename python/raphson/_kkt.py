@@ -72,6 +72,8 @@ def as_rows(given: Any, function: str, name: str) -> tuple[_core.Rows, tuple[int
     if is_sparse(given):
         if given.ndim != 2:
             raise ValueError(f"{function}: {name} must have two axes, got shape {given.shape}")
+        if given.dtype.kind not in "fiub":
+            raise TypeError(f"{function}: {name} must be real numbers, got {given.dtype}")
         rows = given.tocsr()
         if not rows.has_canonical_format:
             rows = rows.copy()
@@ -171,6 +173,9 @@ def solve_kkt(
         raise ValueError(f"{function}: max_iter must be at least 1, got {max_iter!r}")
     if operator.index(block_size) < 1:
         raise ValueError(f"{function}: block_size must be at least 1, got {block_size!r}")
+    for name, matrix in (("B", B), ("G", G)):
+        if is_sparse(matrix) and matrix.dtype not in (np.float64, np.float32):
+            raise TypeError(f"{function}: {name} must be float64 or float32, got {matrix.dtype}")
     b, (n, columns) = as_rows(B, function, "B")
     if n != columns:
         raise ValueError(f"{function}: B must be square, got shape {(n, columns)}")

@@ -63,7 +63,7 @@ class MinimizeResult:
     Attributes
     ----------
     x : array (n,)
-        In x0's framework.
+        In x0's framework; float64, as the functions saw it.
     fun : float
     success, status, message : bool, str, str
         ``success`` only if optimality and constraint_violation, measured at x, are within tol (rule="paper": if

@@ -8,6 +8,8 @@ import pytest
 from jets import HS
 from raphson.newton import Equality, minimize
 
+sparse = pytest.importorskip("scipy.sparse")
+
 P = HS[77]
 RIGHT = Equality(P.cons, P.jac)
 TALL_JACOBIAN = Equality(P.cons, lambda x: np.ones((3, 5)))
@@ -52,6 +54,7 @@ def call(**changes):
     (dict(options={"max_iter": -1}), ValueError, "at least 0"),
     (dict(options={"order": 5}), ValueError, r"order'\] must lie in \[2, 4\]"),
     (dict(options={"multipliers": [np.nan, 0]}), ValueError, "NaN or Inf"),
+    (dict(hess=lambda x: sparse.eye(5, dtype=complex), constraints=()), TypeError, "hess must be real numbers"),
     (dict(fun=3), TypeError, "fun must be callable"),
     (dict(jac=None), TypeError, "jac must be callable or True"),
     (dict(hess="exact"), TypeError, "hess must be callable"),
