@@ -242,7 +242,7 @@ def test_mixed_dense_and_sparse():
     (dict(B=np.eye(3, dtype=int)), TypeError, "B"),
     (dict(G=np.ones((1, 3), dtype=complex)), TypeError, "G"),
     (dict(B=sparse.eye(3, dtype=complex).tocsr()), TypeError, "B must be float64 or float32, got complex128"),
-    (dict(B=sparse.eye(3).tocsr(), G=sparse.csr_array(np.ones((1, 3), dtype=int))), TypeError, "G must be float64 or f"),
+    (dict(B=sparse.eye(3).tocsr(), G=sparse.csr_array(np.ones((1, 3), dtype=int))), TypeError, "G must be float64"),
     (dict(method="lu"), ValueError, "method must be one of ldlt"),
     (dict(sampling="best"), ValueError, "sampling must be one of"),
     (dict(tol=0.0), ValueError, "tol must be positive"),
