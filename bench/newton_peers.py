@@ -172,6 +172,8 @@ def ipopt(test: Any, seconds: float) -> Found:
     f, g = values(x)
     options = {
         "ipopt.print_level": 0, "print_time": False, "ipopt.sb": "yes", "ipopt.tol": TOL, "ipopt.max_iter": MAX_ITER,
+        # of the problem as it is given, not as IPOPT scales it
+        "ipopt.dual_inf_tol": TOL, "ipopt.constr_viol_tol": TOL,
         "ipopt.max_wall_time": seconds, "error_on_fail": False, "grad_f": slope, "jac_g": slopes, "hess_lag": second,
         "no_nlp_grad": True, "calc_lam_p": False, "calc_lam_x": False, "calc_f": False, "calc_g": False,
     }  # fmt: skip
