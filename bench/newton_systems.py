@@ -84,6 +84,8 @@ def _project(title: str, B: Any, G: Any, most: int) -> None:
     line = f"  {title}, size {size}:"
     for method in ("ldlt", "minres"):
         line += f" {method} {median_of(lambda m=method: solve_kkt(B, G, rhs, method=m, tol=1e-6), 3):.2f} ms;"
+    for tol in (1e-1, 1e-2, 1e-6):  # a product reads every row
+        line += f" {size * solve_kkt(B, G, rhs, method='minres', tol=tol).iterations} rows read by minres to {tol:g};"
     print(line)
     for method, share in (("kaczmarz", 1), ("block", 32), ("gaussian", 20)):
         line = f"    {method:9}"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 Doubles = npt.NDArray[np.float64]
 
-# The 47 of the AdaSketch paper but BA-L1 (see s2mpj_extra).
+# The 47 of the AdaSketch paper; six of them are in s2mpj_extra.
 ADASKETCH = [
     "HS6",
     "HS7",
@@ -55,6 +55,7 @@ ADASKETCH = [
     "MWRIGHT",
     "ZANGWIL3",
     "TRIGON1NE",
+    "BA-L1",
     "BAmL1SP",
     "HELIXNE",
     "ORTHREGB",

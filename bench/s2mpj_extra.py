@@ -98,10 +98,142 @@ def _trigon1(n: int = 10) -> System:
     )
 
 
+POINT = (-0.6120001572, 0.57175904776, -1.847081276)
+CAMERAS = (  # rotation, translation, two of distortion, focal length; what each saw
+    (
+        0.01574151594,
+        -0.0127909362,
+        -0.0044008498,
+        -0.0340938396,
+        -0.107513871,
+        1.1202240291,
+        -3.177064e-7,
+        5.882049e-13,
+        399.75152639,
+        -332.65,
+        262.09,
+    ),
+    (
+        0.01597732412,
+        -0.0252244646,
+        -0.0094001416,
+        -0.0085667661,
+        -0.1218804907,
+        0.7190133075,
+        -3.780477e-7,
+        9.307431e-13,
+        402.01753386,
+        -199.76,
+        166.7,
+    ),
+    (
+        0.01484625118,
+        -0.0210628994,
+        -0.001166948,
+        -0.0249509707,
+        -0.1139847055,
+        0.92166020737,
+        -3.295265e-7,
+        6.732885e-13,
+        400.40175368,
+        -253.06,
+        202.27,
+    ),
+    (
+        0.01991666998,
+        -1.22433082,
+        0.0119988756,
+        -1.411897512,
+        -0.1148065151,
+        0.44915582738,
+        5.95875e-8,
+        -2.48391e-13,
+        407.03024568,
+        58.13,
+        271.89,
+    ),
+    (
+        0.02082242153,
+        -1.238434791,
+        0.01389314763,
+        -1.049686225,
+        -0.1299513286,
+        0.33798380231,
+        4.5673127e-8,
+        -1.79243e-13,
+        405.91764962,
+        238.22,
+        237.37,
+    ),
+    (
+        0.01658816461,
+        -1.247226838,
+        0.01846788123,
+        -0.8617315756,
+        -0.1321089362,
+        0.28256800868,
+        4.7465711e-8,
+        -1.50881e-13,
+        404.73590637,
+        317.55,
+        221.15,
+    ),
+)
+
+
+def _project(v: Any) -> Any:
+    """Where a camera sees a point (Snavely): v = point, Rodrigues rotation, translation, k₁, k₂, f; complex v too."""
+    x, r, t = v[:3], v[3:6], v[6:9]
+    angle = np.sqrt((r * r).sum())
+    axis = r / angle
+    turned = x * np.cos(angle) + np.cross(axis, x) * np.sin(angle) + axis * (axis * x).sum() * (1 - np.cos(angle)) + t
+    p = -turned[:2] / turned[2]
+    square = (p * p).sum()
+    return v[11] * (1 + v[9] * square + v[10] * square * square) * p
+
+
+def _project_jacobian(v: Any) -> Any:
+    """By complex steps: exact to rounding."""
+    step = 1e-30
+    return np.stack([_project(v + 1j * step * unit).imag / step for unit in np.eye(12)], axis=1)
+
+
+def _ba_l1() -> System:
+    seen = np.array([camera[9:] for camera in CAMERAS])
+    start = np.concatenate([POINT, *(camera[:9] for camera in CAMERAS)])
+    places = [np.r_[0:3, 3 + 9 * k : 12 + 9 * k] for k in range(6)]
+
+    def c(x: Doubles) -> Doubles:
+        return np.concatenate([_project(x[at]) - seen[k] for k, at in enumerate(places)])
+
+    def jac(x: Doubles) -> Doubles:
+        found = np.zeros((12, 57))
+        for k, at in enumerate(places):
+            found[2 * k : 2 * k + 2, at] = _project_jacobian(x[at])
+        return found
+
+    def hess(x: Doubles) -> list[Doubles]:  # central differences of the exact Jacobian
+        found = [np.zeros((57, 57)) for _ in range(12)]
+        for k, at in enumerate(places):
+            v = x[at]
+            steps = 6e-6 * np.maximum(np.abs(v), 1e-3)
+            columns = [
+                (_project_jacobian(v + h * e) - _project_jacobian(v - h * e)) / (2 * h)
+                for h, e in zip(steps, np.eye(12), strict=True)
+            ]
+            for row in range(2):
+                part = np.stack([column[row] for column in columns])
+                found[2 * k + row][np.ix_(at, at)] = (part + part.T) / 2
+        return found
+
+    return System(start, c, jac, hess)
+
+
 PROBLEMS: dict[str, Callable[[], System]] = {
     "SINVALNE": _sinval,
     "HIMMELBE": _himmelbe,
     "DENSCHNCNE": _denschnc,
     "MOREBVNE": _morebv,
     "TRIGON1NE": _trigon1,
+    "BA-L1": _ba_l1,
 }

@@ -206,6 +206,7 @@ def test_square_systems_are_newtons_method():
     )
     assert found.success
     np.testing.assert_allclose(found.x, [1.098e-5, 9.106], rtol=1e-3)
+    assert 5 <= found.nit <= found.nfev <= 40
 
 
 def test_a_constrained_maximum_is_not_where_it_ends():

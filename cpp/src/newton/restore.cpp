@@ -142,6 +142,7 @@ Status restore(Counted& problem, Vector& x, double goal, double tol, int most) {
     rule.accepted = [](const Descent&, double) { return false; };
     descend(violation, at, rule);
     x = at.x;
+    problem.counts().iterations += at.steps;
     if (at.status != Status::converged) return at.status;
     return near ? Status::converged : Status::infeasible;
 }
