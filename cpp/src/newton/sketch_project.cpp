@@ -176,8 +176,8 @@ int64_t SketchProject::run(double goal, int64_t most) {
     const int64_t pass = method_ == KktMethod::block ? (size_ + block_ - 1) / block_ : size_;
     int64_t steps = 0;
     while (residual() > goal && steps < most) {
-        if (poll_cancelled()) throw_if_cancelled();
         for (const int64_t end = std::min(most, steps + pass); steps < end; ++steps) {
+            if (steps % 16 == 0 && poll_cancelled()) throw_if_cancelled();
             switch (method_) {
                 case KktMethod::gaussian: gaussian_step(); break;
                 case KktMethod::block: block_step(); break;
