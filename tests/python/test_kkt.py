@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import signal
+import threading
+import time
 import warnings
 
 import numpy as np
@@ -270,3 +274,25 @@ def test_samplings_are_what_they_say():
     assert found["uniform"].converged
     assert found["equilibrated"].converged
     assert np.count_nonzero(found["row_norm"].x) <= 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+@pytest.mark.parametrize("method", ["gaussian", "kaczmarz", "block"])
+def test_control_c_ends_it(method):
+    B, _, rhs = system(500, 0, 1, 1e10, True)
+    sent = []
+
+    def interrupt():
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.5, interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            solve_kkt(B, None, rhs, method=method, tol=1e-15, max_iter=10**9)
+        assert time.monotonic() - sent[0] < 1, "0.2 s, and some for a busy machine"
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
