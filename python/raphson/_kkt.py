@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from raphson import _core
 from raphson._results import warn_not_converged
-from raphson._rows import is_sparse
+from raphson._rows import compressed, is_sparse
 from raphson._seed import Seed, as_key
 from raphson._transport import _back
 
@@ -78,10 +78,8 @@ def as_rows(given: Any, function: str, name: str) -> tuple[_core.Rows, tuple[int
         if not rows.has_canonical_format:
             rows = rows.copy()
             rows.sum_duplicates()
-        starts, index = rows.indptr.astype(np.int64), rows.indices.astype(np.int32)
-        values = np.ascontiguousarray(rows.data, dtype=np.float64)
         shape = (int(given.shape[0]), int(given.shape[1]))
-        return _core.Rows.compressed(values, starts, index, shape[1]), shape
+        return compressed(rows.astype(np.float64, copy=False), function, name)[0], shape
     view = _core._as_numpy(given, function, name)
     if view.ndim != 2:
         raise ValueError(f"{function}: {name} must have two axes, got shape {view.shape}")

@@ -13,7 +13,7 @@ from raphson import _core
 
 Blocks = Callable[[], Iterable[Any]]
 
-__all__ = ["Blocks", "Tall", "dense_view", "is_blocks", "is_sparse", "tall"]
+__all__ = ["Blocks", "Tall", "compressed", "dense_view", "is_blocks", "is_sparse", "tall"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def dense_view(given: Any, function: str, name: str) -> npt.NDArray[Any]:
     return np.ascontiguousarray(view)
 
 
-def _sparse(given: Any, function: str, name: str) -> tuple[_core.Rows, str]:
+def compressed(given: Any, function: str, name: str) -> tuple[_core.Rows, str]:
     if given.ndim != 2:
         raise ValueError(f"{function}: {name} must have two axes, got shape {given.shape}")
     if given.dtype not in (np.float64, np.float32):
@@ -55,7 +55,8 @@ def _sparse(given: Any, function: str, name: str) -> tuple[_core.Rows, str]:
     rows = given.tocsr()
     starts, index = rows.indptr.astype(np.int64, copy=False), rows.indices
     inside = index.size == 0 or (index.min() >= 0 and index.max() < given.shape[1])
-    if not inside or starts[0] != 0 or starts[-1] > index.size or (np.diff(starts) < 0).any():
+    short = starts[-1] > min(index.size, rows.data.size)
+    if not inside or starts[0] != 0 or short or (np.diff(starts) < 0).any():
         raise ValueError(f"{function}: {name} is not a valid CSR matrix")
     values = np.ascontiguousarray(rows.data)
     return _core.Rows.compressed(values, starts, index.astype(np.int32, copy=False), given.shape[1]), given.dtype.name
@@ -64,7 +65,7 @@ def _sparse(given: Any, function: str, name: str) -> tuple[_core.Rows, str]:
 def tall(given: Any, function: str, name: str, rows: int) -> Tall:
     """The matrix behind an argument; ``rows`` is what the responses have."""
     if is_sparse(given):
-        made, dtype = _sparse(given, function, name)
+        made, dtype = compressed(given, function, name)
         shape, like = (int(given.shape[0]), int(given.shape[1])), None
     elif is_blocks(given):
         return _blocks(given, function, name, rows)
@@ -90,7 +91,7 @@ def _blocks(make: Blocks, function: str, name: str, rows: int) -> Tall:
         seen = 0
         for block in make():
             if is_sparse(block):
-                made, kind = _sparse(block, function, name)
+                made, kind = compressed(block, function, name)
                 here = block.shape
             else:
                 view = dense_view(block, function, name)

@@ -276,6 +276,13 @@ def test_samplings_are_what_they_say():
     assert np.count_nonzero(found["row_norm"].x) <= 3
 
 
+def test_indices_out_of_range_are_refused():
+    broken = sparse.csr_array(np.eye(3))
+    broken.indices[1] = 7
+    with pytest.raises(ValueError, match="not a valid CSR matrix"):
+        solve_kkt(sparse.csr_array(np.eye(3)), broken, np.ones(6))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 @pytest.mark.parametrize("method", ["gaussian", "kaczmarz", "block"])
 def test_control_c_ends_it(method):
