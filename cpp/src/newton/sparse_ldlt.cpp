@@ -90,6 +90,7 @@ void SparseLdlt::find_order(const int64_t* starts, const int32_t* index, const i
             at(seen, b) = a;
             at(edges, kept++) = b;
         }
+        std::sort(edges.begin() + clean_starts.back(), edges.begin() + kept);
         clean_starts.push_back(kept);
     }
     std::vector<int32_t> order(static_cast<std::size_t>(nodes));
