@@ -23,7 +23,7 @@ std::string shape_text(const py::array& a) {
     return text + (a.ndim() == 1 ? ",)" : ")");
 }
 
-// What a user's function gave, as numbers; complex and object results are refused by the conversion.
+// What a user's function gave, as real numbers of any dtype; complex and object results are refused.
 Converted numbers(const py::object& given, const char* name) {
     const py::array any = py::array::ensure(given);
     if (!any) {

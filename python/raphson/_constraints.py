@@ -31,8 +31,8 @@ class Equality:
     jac : callable
         x → (m, n), dense or SciPy sparse; (n,) for a single constraint.
     hess : callable, optional
-        (x, multipliers (m,)) → Σ multipliersᵢ ∇²funᵢ, (n, n); without it, differences of ``jac``ᵀ multipliers: n calls
-        of jac.
+        (x, multipliers (m,)) → Σ multipliersᵢ ∇²funᵢ, (n, n); without it, central differences of ``jac``ᵀ multipliers:
+        2n calls of jac.
     """
 
     fun: Function

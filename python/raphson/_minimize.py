@@ -69,7 +69,8 @@ class MinimizeResult:
         ``success`` only if optimality and constraint_violation, measured at x, are within tol (rule="paper": if
         ‖(∇L, c)‖₂ is). status: one of :data:`raphson._results.STATUSES`.
     nit, nfev, njev, nhev, nhvp : int
-        Iterations; calls of fun, jac, hess and hessp (of constraints: as often as of fun, jac and hess).
+        Iterations; calls of fun, jac, hess and hessp (of constraints: whichever was
+        called more; not counted is the one call of a constraint's fun that finds how many there are).
     multipliers : array (m,)
         Of the Lagrangian fun + multipliersᵀ c.
     optimality : float

@@ -13,16 +13,15 @@
 #include "newton/schur.h"
 #include "newton/sketch_project.h"
 #include "newton/smooth.h"
+#include "newton/vector.h"
 
 namespace raphson {
 namespace {
 
 using std::int64_t;
-using Vector = std::vector<double>;
 
 constexpr double epsilon = std::numeric_limits<double>::epsilon();
 
-double dot(const Vector& x, const Vector& y) { return std::inner_product(x.begin(), x.end(), y.begin(), 0.0); }
 double largest(const Vector& x) {
     double most = 0;
     for (const double v : x) most = std::isfinite(v) ? std::fmax(most, std::fabs(v)) : std::numeric_limits<double>::infinity();

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -11,6 +10,7 @@
 #include "newton/minres.h"
 #include "newton/schur.h"
 #include "newton/sketch_project.h"
+#include "newton/vector.h"
 
 namespace raphson {
 namespace {
@@ -18,8 +18,6 @@ namespace {
 using std::int64_t;
 
 constexpr double epsilon = std::numeric_limits<double>::epsilon();
-
-double norm(const std::vector<double>& x) { return std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0)); }
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("solve_kkt: " + what); }
 

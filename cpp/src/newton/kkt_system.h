@@ -55,10 +55,6 @@ public:
     double jacobian_norm() const { return g_norm_; }
     double hessian_diagonal(std::int64_t i) const;
 
-    void set_regularisation(double shift, double damping) {
-        shift_ = shift;
-        damping_ = damping;
-    }
     PivotSigns factor(double shift, double damping);
     void solve_factored(double* x) const;  // x ← K⁻¹ x
     // The same, refined; gives the number of refinements. `residual`: ‖K x − rhs‖.

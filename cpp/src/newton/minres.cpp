@@ -2,21 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
-#include <vector>
 
 #include "common/threads.h"
+#include "newton/vector.h"
 
 namespace raphson {
-namespace {
 
 using std::int64_t;
-
-double dot(const std::vector<double>& x, const std::vector<double>& y) {
-    return std::inner_product(x.begin(), x.end(), y.begin(), 0.0);
-}
-
-}  // namespace
 
 int64_t minres(int64_t n, const LinearMap& a, const LinearMap& precondition, const double* rhs, double goal, int64_t max_iter,
                double* x, double* residual) {

@@ -2,23 +2,20 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "common/philox.h"
 #include "dense/dense.h"
 #include "newton/smooth.h"
+#include "newton/vector.h"
 
 namespace raphson {
 namespace {
 
 using std::int64_t;
-using Vector = std::vector<double>;
 
 constexpr double epsilon = std::numeric_limits<double>::epsilon();
 constexpr std::uint32_t stream = 0x6e637201;
 
-double dot(const Vector& x, const Vector& y) { return std::inner_product(x.begin(), x.end(), y.begin(), 0.0); }
-double norm(const Vector& x) { return std::sqrt(dot(x, x)); }
 
 // d ← d + t p on the sphere of radius r, t ≥ 0.
 void to_sphere(Vector& d, const Vector& p, double radius) {

@@ -25,20 +25,17 @@ const T& at(const std::vector<T>& v, int64_t i) {
     return v[static_cast<std::size_t>(i)];
 }
 
-// Compressed columns of a matrix from its compressed rows; from[p] = which entry of the rows came to stand at p.
-void by_columns(int64_t n, const std::vector<int64_t>& starts, const std::vector<int32_t>& index, const std::vector<int64_t>& from_in,
-                std::vector<int64_t>& column_starts, std::vector<int32_t>& row, std::vector<int64_t>& from) {
+// The pattern's compressed columns from its compressed rows.
+void by_columns(int64_t n, const std::vector<int64_t>& starts, const std::vector<int32_t>& index, std::vector<int64_t>& column_starts,
+                std::vector<int32_t>& row) {
     column_starts.assign(static_cast<std::size_t>(n + 1), 0);
     row.resize(index.size());
-    from.resize(index.size());
     for (const int32_t j : index) ++at(column_starts, j + 1);
     std::partial_sum(column_starts.begin(), column_starts.end(), column_starts.begin());
     std::vector<int64_t> next(column_starts.begin(), column_starts.end() - 1);
     for (int64_t i = 0; i < n; ++i) {
         for (int64_t p = at(starts, i); p < at(starts, i + 1); ++p) {
-            const int64_t q = at(next, at(index, p))++;
-            at(row, q) = static_cast<int32_t>(i);
-            at(from, q) = at(from_in, p);
+            at(row, at(next, at(index, p))++) = static_cast<int32_t>(i);
         }
     }
 }
@@ -127,7 +124,7 @@ void SparseLdlt::find_tree(const int64_t* starts, const int32_t* index) {
         lower_starts_ = std::move(row_starts);  // row k of the upper triangle is column k of the lower one
         lower_index_ = std::move(columns);
         lower_from_ = std::move(from);
-        by_columns(n, lower_starts_, lower_index_, lower_from_, upper_starts_, upper_index_, upper_from_);
+        by_columns(n, lower_starts_, lower_index_, upper_starts_, upper_index_);
         parent_.assign(static_cast<std::size_t>(n), -1);
         std::fill(ancestor.begin(), ancestor.end(), -1);
         for (int64_t k = 0; k < n; ++k) {
@@ -249,7 +246,7 @@ struct SparseLdlt::Update {
 
 void SparseLdlt::factor(const double* values, double zero) {
     double largest = 0;
-    for (int64_t p = 0; p < static_cast<int64_t>(upper_from_.size()); ++p) largest = std::fmax(largest, std::fabs(values[p]));
+    for (int64_t p = 0; p < static_cast<int64_t>(lower_from_.size()); ++p) largest = std::fmax(largest, std::fabs(values[p]));
     signs_ = {};
     pivot_starts_.assign(1, 0);
     factor_starts_.assign(1, 0);

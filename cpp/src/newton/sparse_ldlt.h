@@ -33,10 +33,9 @@ private:
 
     std::int64_t n_ = 0;
     std::vector<std::int32_t> order_;                    // which row is eliminated k-th
-    std::vector<std::int64_t> upper_starts_;             // the permuted upper triangle by columns, and from where its values come
+    std::vector<std::int64_t> upper_starts_;             // the permuted upper triangle by columns
     std::vector<std::int32_t> upper_index_;
-    std::vector<std::int64_t> upper_from_;
-    std::vector<std::int64_t> lower_starts_;             // the same by rows: what a front's column takes from A
+    std::vector<std::int64_t> lower_starts_;             // the same by rows, and from where values come: what a front's column takes
     std::vector<std::int32_t> lower_index_;
     std::vector<std::int64_t> lower_from_;
     std::vector<std::int32_t> parent_;                   // elimination tree
