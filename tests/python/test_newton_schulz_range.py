@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import reference
 import tolerance
 from agreement import DTYPES, NAMES, assert_close, dtype_id, relative, singular_values
-from raphson import orthogonalize
+from raphson import newton_schulz, orthogonalize
 
 # ---- scale, zeros, rank ---------------------------------------------------------------------------------------------
 
@@ -155,6 +155,48 @@ def test_unchecked_they_spoil_their_own_matrix_alone(rng, dtype, bad, method):
 def test_check_finite_of_the_wrong_type():
     with pytest.raises(TypeError, match="check_finite"):
         orthogonalize(np.eye(3), check_finite="yes")
+
+
+# ---- heavy tails: rounding must not carry a singular value out of the interval that a step was made for --------------
+
+
+def heavy_tailed(shape: tuple[int, int], seeds: int) -> np.ndarray:
+    """Cauchy entries, Gaussian rows under Cauchy and lognormal scales, a power-law spectrum; for every seed."""
+    batch = []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal(shape)
+        left, right = (np.linalg.qr(rng.standard_normal((side, min(shape))))[0] for side in shape)
+        batch += [
+            rng.standard_cauchy(shape),
+            rng.standard_cauchy((shape[0], 1)) * x,
+            rng.lognormal(0.0, 3.0, (shape[0], 1)) * x,
+            left * np.arange(1.0, min(shape) + 1) ** -1.5 @ right.T,
+        ]
+    stacked = np.stack(batch)
+    return stacked / np.abs(stacked).max(axis=(1, 2), keepdims=True)
+
+
+def greatest_value(answers: np.ndarray) -> float:
+    assert np.isfinite(answers.astype(np.float64)).all()
+    return float(np.linalg.norm(answers.astype(np.float64), 2, axis=(1, 2)).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
+@pytest.mark.parametrize("name", ["muon", "you", "polar_express", "cans", "cubic", "kovarik", "turbo", "root"])
+def test_heavy_tails_do_not_blow_up(name, dtype):
+    for shape in [(64, 64), (48, 96)]:
+        x = heavy_tailed(shape, 40).astype(dtype)
+        assert greatest_value(orthogonalize(x, schedule=name)) <= 1.25
+
+
+@pytest.mark.parametrize("name", ["cans", "root"])
+def test_without_the_damping_heavy_tails_blow_up_in_bfloat16(name):
+    table = newton_schulz.schedule(name, shape=(2048, 2048))
+    x = heavy_tailed((64, 64), 40).astype(ml_dtypes.bfloat16)
+    assert greatest_value(orthogonalize(x, schedule=table, normalize="frobenius")) <= 1.25
+    published = table * np.array([1.02, 1.02**3, 1.02**5])  # p(1.02 x)
+    assert greatest_value(orthogonalize(x, schedule=published, normalize="frobenius")) > 100
 
 
 # ---- properties -----------------------------------------------------------------------------------------------------

@@ -1,105 +1,175 @@
 // The products: what is packed and when, tile by tile, and the table of entry points.
 //
-// Sums stay apart from C until the last block of k: alpha, beta and the rounding to bfloat16 happen once, and C and D
-// are touched once, so D may be C.
+// Sums are rounded to bfloat16 once. D is read before C is written and not after, so D may be C.
 #include "table.h"
 
 #include "common/threads.h"
 #include "common/workspace.h"
+#include "raphson/runtime.h"
 #include "job.h"
-#include "kernel.h"
 #include "pack.h"
+#include "panel_kernel.h"
 #include "tiny.h"
 
 RAPHSON_ISA_BEGIN
 namespace {
 
 template <class F>
-void pack_a_task(void* context, std::int64_t task) {
+void pack_rows_task(void* context, std::int64_t task) {
     const Job<F>& job = *static_cast<const Job<F>*>(context);
     const std::int64_t i = job.i0 + task * pack_rows_at_once;
-    const std::int64_t rows = min_of(pack_rows_at_once, job.i1 - i);
-    for (std::int64_t q = 0; q < job.blocks; ++q) {
-        const std::int64_t row = q * (job.i1 - job.i0) + i - job.i0;
-        pack_rows<F>(job.a + i * job.lda + job.k0 + q * job.block, job.lda, rows, job.block_entries(q),
-                     job.packed_a + row * job.a_stride, job.a_stride);
-    }
+    pack_rows<F>(job.a + i * job.lda, job.lda, min_of(pack_rows_at_once, job.i1 - i), job.k,
+                 job.packed_a + (i - job.i0) * job.a_stride, job.a_stride);
+}
+
+// Where the panel that starts at row i lies in block q of k.
+template <class F>
+typename F::Operand* packed_panel(const Job<F>& job, std::int64_t q, std::int64_t i) {
+    const std::int64_t before = (job.i1 - job.i0) * q * pieces(job.block, F::depth);
+    return job.packed_a + (before + (i - job.i0) * job.steps(q)) * F::depth;
 }
 
 template <class F>
-const typename F::Operand* a_rows(const Job<F>& job, std::int64_t q, std::int64_t i) {
-    if constexpr (std::is_same_v<typename F::Operand, typename F::Store>) {
-        if (job.packed_a == nullptr) return job.a + i * job.a_stride + job.k0 + q * job.block;
-    }
-    return job.packed_a + (q * (job.i1 - job.i0) + i - job.i0) * job.a_stride;
-}
-
-// Packs the panel of B that starts at column j.
-template <class F>
-void pack_b(const Job<F>& job, std::int64_t q, std::int64_t j, std::int64_t columns, typename F::Operand* panel) {
-    const std::int64_t p = job.k0 + q * job.block;
-    if (job.b_is_a_transposed) {
-        pack_transposed<F>(job.b + j * job.ldb + p, job.ldb, job.block_entries(q), columns, panel);
-    } else {
-        pack_columns<F>(job.b + p * job.ldb + j, job.ldb, job.block_entries(q), columns, panel);
+void pack_panels_task(void* context, std::int64_t task) {
+    const Job<F>& job = *static_cast<const Job<F>*>(context);
+    const std::int64_t end = min_of(job.panels.count, (task + 1) * pack_panels_at_once);
+    for (std::int64_t p = task * pack_panels_at_once; p < end; ++p) {
+        const std::int64_t i = job.panels.start(p);
+        for (std::int64_t q = 0; q < job.blocks; ++q) {
+            pack_panel<F>(job.a + i * job.lda + job.k0 + q * job.block, job.lda, job.panels.rows(p),
+                          job.block_entries(q), packed_panel(job, q, i));
+        }
     }
 }
 
+// The arguments that all blocks of a call share.
 template <class F>
-void run_tile(const Job<F>& job, const Tile& tile, typename F::Operand* panels, typename F::Sum* sums) {
-    const std::int64_t padded = round_up(tile.j1 - tile.j0, panel_width<F>);
+Block<F> first_block(const Job<F>& job) {
     Block<F> t;
+    t.a_stride = job.a_stride;
+    t.source = nullptr;
+    t.source_stride = job.ldb;
+    t.ahead = nullptr;
+    t.ahead_step = 0;
+    t.sums = nullptr;
     t.alpha = job.alpha;
     t.beta = job.beta;
-    t.a_stride = job.a_stride;
-    t.source_stride = job.ldb;
     t.d_stride = job.ldd;
     t.c_stride = job.ldc;
+    return t;
+}
+
+// Asks for the bytes behind the panel in use, all of them in `sweeps` sweeps.
+template <class F>
+void look_ahead(Block<F>& t, std::int64_t bytes, std::int64_t sweeps, bool more) {
+    t.ahead = reinterpret_cast<const char*>(t.a) + bytes;
+    t.ahead_step = more ? min_of(128, pieces(bytes, max_of(1, sweeps))) : 0;
+}
+
+template <class F>
+void mirror_tile(const Job<F>& job, const Tile& tile) {
+    const std::int64_t i0 = tile.panels.start(tile.p0), i1 = tile.panels.start(tile.p1);
+    if (i0 == tile.j0) mirror<F>(job.c, job.ldc, tile.j0, tile.j1, tile.j0, tile.j1);
+    mirror<F>(job.c, job.ldc, max_of(i0, tile.j1), i1, tile.j0, tile.j1);
+}
+
+// A tile of a product whose A lies in rows: all of k is one block.
+template <class F>
+void run_rows(const Job<F>& job, const Tile& tile, typename F::Operand* panels) {
+    Block<F> t = first_block(job);
+    t.steps = job.steps(0);
+    std::int64_t unpacked = tile.j0;  // the first column that is not packed yet
+    for (std::int64_t p = tile.p0; p < tile.p1; ++p) {
+        const int rows = tile.panels.rows(p);
+        const std::int64_t i = tile.panels.start(p);
+        const std::int64_t end = job.symmetric ? min_of(tile.j1, i + rows) : tile.j1;
+        if (job.packed_a != nullptr) {
+            t.a = job.packed_a + (i - job.i0) * job.a_stride;
+        } else if constexpr (std::is_same_v<typename F::Operand, typename F::Store>) {
+            t.a = job.a + i * job.a_stride;
+        }
+        look_ahead(t, rows * job.a_stride * static_cast<std::int64_t>(sizeof(typename F::Operand)),
+                   pieces(end - tile.j0, panel_width<F>) * (t.steps / sweep_steps), p + 1 < tile.p1);
+        for (std::int64_t j = tile.j0; j < end; j += panel_width<F>) {
+            t.b = panels + (j - tile.j0) * t.steps * F::depth;
+            int vectors = end - j > vector_width<F> ? 2 : 1;
+            bool packs = false;
+            if (j == unpacked) {
+                unpacked += panel_width<F>;
+                const std::int64_t columns = min_of(tile.j1 - j, panel_width<F>);
+                packs = !job.b_is_a_transposed && columns == panel_width<F> && job.k % F::depth == 0;
+                if (packs) {
+                    vectors = 2;
+                    t.source = job.b + j;
+                } else if (job.b_is_a_transposed) {
+                    pack_transposed<F>(job.b + j * job.ldb, job.ldb, job.k, columns, t.b);
+                } else {
+                    pack_columns<F>(job.b + j, job.ldb, job.k, columns, t.b);
+                }
+            }
+            t.columns = static_cast<int>(min_of(tile.j1 - j, vectors * vector_width<F>));
+            t.c = job.c + i * job.ldc + j;
+            t.d = job.beta == 0 ? nullptr : job.d + i * job.ldd + j;
+            pick_block<F>(rows, vectors, packs)(t);
+            t.ahead += t.steps / sweep_steps * t.ahead_step;
+        }
+    }
+    if (job.symmetric) mirror_tile(job, tile);
+}
+
+// Packs the tile's columns of B, block q of k.
+template <class F>
+void pack_b(const Job<F>& job, std::int64_t q, const Tile& tile, typename F::Operand* panels) {
+    const std::int64_t k = job.k0 + q * job.block, entries = job.block_entries(q);
+    if (!job.b_is_a_transposed) {
+        return pack_all_columns<F>(job.b + k * job.ldb + tile.j0, job.ldb, entries, tile.j1 - tile.j0, panels);
+    }
+    for (std::int64_t j = tile.j0; j < tile.j1; j += panel_width<F>) {
+        pack_transposed<F>(job.b + j * job.ldb + k, job.ldb, entries, min_of(tile.j1 - j, panel_width<F>),
+                           panels + (j - tile.j0) * job.steps(q) * F::depth);
+    }
+}
+
+// A tile of a product whose A lies in packed panels. Between blocks of k, C holds the sums: the first adds beta·D, the
+// others C itself. Where its entries are narrower than the sums, `sums` does.
+template <class F>
+void run_panels(const Job<F>& job, const Tile& tile, typename F::Operand* panels, typename F::Sum* sums) {
+    const std::int64_t padded = round_up(tile.j1 - tile.j0, panel_width<F>);
+    Block<F> t = first_block(job);
     for (std::int64_t q = 0; q < job.blocks; ++q) {
+        pack_b(job, q, tile, panels);
         t.steps = job.steps(q);
         t.first = q == 0 && job.k0 == 0;
         t.last = q == job.blocks - 1 && job.k1 == job.k;
-        std::int64_t unpacked = tile.j0;  // the first column that is not packed yet
-        for (RowPanels panel(tile.i0, tile.i1); panel.count > 0; panel.next()) {
-            const int rows = panel.rows();
-            const std::int64_t end = job.symmetric ? min_of(tile.j1, panel.i + rows) : tile.j1;
-            t.a = a_rows(job, q, panel.i);
-            // The next row panel follows this one in memory.
-            t.ahead = reinterpret_cast<const char*>(t.a + rows * job.a_stride);
-            t.ahead_step = 0;
-            if (panel.count > 1) {
-                const std::int64_t sweeps = pieces(end - tile.j0, panel_width<F>) * (t.steps / sweep_steps);
-                const std::int64_t bytes = rows * job.a_stride * static_cast<std::int64_t>(sizeof(typename F::Operand));
-                t.ahead_step = min_of(128, pieces(bytes, max_of(1, sweeps)));
-            }
+        const auto* d = job.beta == 0 ? nullptr : job.d;
+        if (sums == nullptr && !t.first) {
+            d = job.c;
+            t.d_stride = job.ldc;
+            t.beta = 1;
+        }
+        for (std::int64_t p = tile.p0; p < tile.p1; ++p) {
+            const int rows = tile.panels.rows(p);
+            const std::int64_t i = tile.panels.start(p);
+            const std::int64_t end = job.symmetric ? min_of(tile.j1, i + rows) : tile.j1;
+            const std::int64_t sweeps = panel_sweeps<F>(t.steps, rows);
+            t.a = packed_panel(job, q, i);
+            look_ahead(t, rows * t.steps * F::depth * static_cast<std::int64_t>(sizeof(typename F::Operand)),
+                       pieces(end - tile.j0, panel_width<F>) * sweeps, p + 1 < tile.p1);
+            const auto run = pick_panel<F>(rows);
             for (std::int64_t j = tile.j0; j < end; j += panel_width<F>) {
                 t.b = panels + (j - tile.j0) * t.steps * F::depth;
-                int vectors = end - j > vector_width<F> ? 2 : 1;
-                bool packs = false;
-                if (j == unpacked) {
-                    unpacked += panel_width<F>;
-                    const bool whole = !job.b_is_a_transposed && tile.j1 - j >= panel_width<F>;
-                    if (whole) vectors = 2;  // in every block of k: sums have one layout
-                    packs = whole && job.block_entries(q) % F::depth == 0;
-                    if (packs) {
-                        t.source = job.b + (job.k0 + q * job.block) * job.ldb + j;
-                    } else {
-                        pack_b(job, q, j, min_of(tile.j1 - j, panel_width<F>), t.b);
-                    }
+                t.columns = static_cast<int>(min_of(tile.j1 - j, panel_width<F>));
+                if (sums != nullptr) {
+                    t.sums = sums + (i - tile.panels.start(tile.p0)) * padded + rows * (j - tile.j0);
                 }
-                t.columns = static_cast<int>(min_of(tile.j1 - j, vectors * vector_width<F>));
-                t.sums = sums == nullptr ? nullptr : sums + (panel.i - tile.i0) * padded + rows * (j - tile.j0);
-                t.c = job.c + panel.i * job.ldc + j;
-                t.d = job.beta == 0 ? nullptr : job.d + panel.i * job.ldd + j;
-                pick_block<F>(rows, vectors, packs)(t);
-                t.ahead += t.steps / sweep_steps * t.ahead_step;
+                t.c = job.c + i * job.ldc + j;
+                t.d = d == nullptr ? nullptr : d + i * t.d_stride + j;
+                run(t);
+                t.ahead += sweeps * t.ahead_step;
             }
         }
     }
-    if (job.symmetric && job.k1 == job.k) {
-        if (tile.i0 == tile.j0) mirror<F>(job.c, job.ldc, tile.j0, tile.j1, tile.j0, tile.j1);
-        mirror<F>(job.c, job.ldc, max_of(tile.i0, tile.j1), tile.i1, tile.j0, tile.j1);
-    }
+    if (job.symmetric && job.k1 == job.k) mirror_tile(job, tile);
 }
 
 template <class F>
@@ -111,19 +181,17 @@ void tile_task(void* context, std::int64_t task) {
     tiles(job, task, &tile);
     const std::int64_t padded = round_up(tile.j1 - tile.j0, panel_width<F>);
     Workspace workspace;
-    auto* panels = static_cast<Operand*>(workspace.take(
-        static_cast<std::size_t>(padded / panel_width<F> * job.panel_operands()) * sizeof(Operand)));
+    auto* panels = workspace.take_array<Operand>(padded / panel_width<F> * job.panel_operands());
+    if (!job.packs_panels) return run_rows(job, tile, panels);
     Sum* sums = nullptr;
+    const std::int64_t i = tile.panels.start(tile.p0);
     if (job.carry != nullptr) {
-        sums = job.carry + (tile.i0 - job.i0) * round_up(job.j1 - job.j0, panel_width<F>) +
-               (tile.i1 - tile.i0) * (tile.j0 - job.j0);
-    } else if (job.blocks > 1) {
-        sums = static_cast<Sum*>(
-            workspace.take(static_cast<std::size_t>((tile.i1 - tile.i0) * padded) * sizeof(Sum)));
+        sums = job.carry + (tile.column_tile * (job.i1 - job.i0) + i - job.i0) * widest_tile(job);
+    } else if (!std::is_same_v<typename F::Store, Sum> && job.blocks > 1) {
+        sums = workspace.take_array<Sum>((tile.panels.start(tile.p1) - i) * padded);
     }
-    run_tile(job, tile, panels, sums);
+    run_panels(job, tile, panels, sums);
 }
-
 // Whether the kernels may read A where it lies: a row panel, all of it, must fit in the first-level cache.
 template <class F>
 bool reads_in_place(const Job<F>& job) {
@@ -133,83 +201,114 @@ bool reads_in_place(const Job<F>& job) {
 
 // One tile, no copy of A, and little enough of B: nothing but the arithmetic.
 template <class F>
-void run_small(Job<F>& job) {
+void run_small(const Job<F>& job) {
     alignas(64) typename F::Operand panels[small_bytes / sizeof(typename F::Operand)];
-    run_tile(job, Tile{0, job.m, 0, job.n}, panels, static_cast<typename F::Sum*>(nullptr));
+    Tile all;
+    all.panels = job.panels;
+    all.p1 = job.panels.count;
+    all.j1 = job.n;
+    run_rows(job, all, panels);
 }
 
 template <class F>
-void run_part(Job<F>& job, bool pack_a) {
-    if (pack_a) parallel_for(pieces(job.i1 - job.i0, pack_rows_at_once), pack_a_task<F>, &job);
-    Tile none;
-    parallel_for(tiles(job, -1, &none), tile_task<F>, &job);
+void run_part(Job<F>& job) {
+    job.panels = Panels(job.i0, job.i1);
+    if (job.packs_panels) {
+        parallel_for(pieces(job.panels.count, pack_panels_at_once), pack_panels_task<F>, &job);
+    } else if (job.packed_a != nullptr) {
+        parallel_for(pieces(job.i1 - job.i0, pack_rows_at_once), pack_rows_task<F>, &job);
+    }
+    parallel_for(tiles(job, -1, static_cast<Tile*>(nullptr)), tile_task<F>, &job);
+}
+
+// A in rows: all of k at once.
+template <class F>
+void run_in_rows(Job<F>& job) {
+    using Operand = typename F::Operand;
+    constexpr std::int64_t chunk = vector_width<F> * F::depth;
+    constexpr std::int64_t entry = sizeof(Operand);
+    const bool in_place = reads_in_place(job);
+    const bool one_task = job.m * job.n * job.k <= serial_work;
+    job.packs_panels = false;
+    job.tile_panels = pieces(max_tile_rows, block_rows);
+    job.tile_columns = one_task ? round_up(job.n, panel_width<F>)
+                                : max_of(panel_width<F>, job.n <= 256 ? 32 : job.n <= 512 ? 64 : max_tile_columns);
+    job.block = max_of(1, job.k);
+    if (in_place) {
+        const std::int64_t bytes = pieces(job.n, panel_width<F>) * job.panel_operands() * entry;
+        job.panels = Panels(job.i0, job.i1);
+        return one_task && bytes <= small_bytes ? run_small(job) : run_part(job);
+    }
+    // An odd number of cache lines from row to row spreads a panel of rows over all sets of the cache.
+    job.a_stride = (pieces(job.block, chunk) | 1) * chunk;
+    const std::int64_t part = max_of(max_tile_rows, packed_bytes / (job.a_stride * entry) / max_tile_rows * max_tile_rows);
+    Workspace workspace;
+    job.packed_a = workspace.take_array<Operand>(min_of(part, job.m) * job.a_stride);
+    for (job.i0 = 0; job.i0 < job.m; job.i0 += part) {
+        job.i1 = min_of(job.m, job.i0 + part);
+        run_part(job);
+    }
+}
+
+// Rows of a tile where A lies in panels: as many as keep the threads evenly busy, because every tile packs its columns of
+// B for itself. No entry of C depends on how it is cut.
+template <class F>
+std::int64_t tile_rows(const Job<F>& job) {
+    const std::int64_t threads = get_num_threads(), across = pieces(job.n, job.tile_columns);
+    std::int64_t down = pieces(job.m, max_panel_rows);
+    const auto even = [&] { return !job.symmetric && across * down % threads == 0; };
+    while (threads > 1 && !even() && across * down < 4 * threads && job.m >= (down + 1) * min_panel_rows) ++down;
+    return pieces(job.m, down);
+}
+
+template <class F>
+void run_in_panels(Job<F>& job) {
+    using Operand = typename F::Operand;
+    using Sum = typename F::Sum;
+    constexpr std::int64_t chunk = vector_width<F> * F::depth;
+    job.packs_panels = true;
+    job.block = even_piece(job.k, max_steps * F::depth, chunk);
+    const std::int64_t most = tile_bytes / (job.panel_operands() * static_cast<std::int64_t>(sizeof(Operand)));
+    job.tile_columns = even_piece(round_up(job.n, panel_width<F>), max_of(1, most) * panel_width<F>, panel_width<F>);
+    job.tile_panels = pieces(tile_rows(job), block_rows);
+    // A part's copy of A fits in the third-level cache.
+    const std::int64_t row_bytes = round_up(job.k, F::depth) * static_cast<std::int64_t>(sizeof(Operand));
+    const std::int64_t part_rows = max_of(max_tile_rows, packed_bytes / row_bytes / block_rows * block_rows);
+    const std::int64_t part_m = min_of(job.m, part_rows);
+    const std::int64_t part_blocks = max_of(1, packed_bytes * job.k / (row_bytes * part_m * job.block));
+    const std::int64_t part_k = part_blocks * job.block;
+    Workspace workspace;
+    job.packed_a = workspace.take_array<Operand>(part_m * round_up(min_of(part_k, job.k), F::depth));
+    if (part_k < job.k && !std::is_same_v<typename F::Store, Sum>) {
+        const std::int64_t column_tiles =
+            pieces(job.n, job.tile_columns) + pieces(pieces(part_m, block_rows), panels_across(job));
+        job.carry = workspace.take_array<Sum>(part_m * column_tiles * widest_tile(job));
+    }
+    for (job.i0 = 0; job.i0 < job.m; job.i0 += part_m) {
+        job.i1 = min_of(job.m, job.i0 + part_m);
+        for (job.k0 = 0; job.k0 < job.k; job.k0 += part_k) {
+            job.k1 = min_of(job.k, job.k0 + part_k);
+            job.blocks = pieces(job.k1 - job.k0, job.block);
+            run_part(job);
+        }
+    }
 }
 
 template <class F>
 void run(Job<F>& job) {
-    using Operand = typename F::Operand;
-    using Sum = typename F::Sum;
-    constexpr std::int64_t chunk = vector_width<F> * F::depth;
-    constexpr std::int64_t entry = sizeof(Operand);
     if (job.m == 0 || job.n == 0) return;
     if (job.k == 0) job.alpha = 0;
     if (job.n <= vector_width<F> && job.m <= tiny_size && job.k <= tiny_size) {
         return job.b_is_a_transposed ? tiny_gram(job) : job.symmetric ? tiny_symmetric(job) : tiny_product(job);
     }
-
-    const bool in_place = reads_in_place(job);
-    const bool one_task = job.m * job.n * job.k <= serial_work;
-    job.rows = max_tile_rows;
-    job.columns = one_task ? round_up(job.n, panel_width<F>)
-                           : max_of(panel_width<F>, job.n <= 256 ? 32 : job.n <= 512 ? 64 : max_tile_columns);
-    job.block = max_of(1, in_place ? job.k : even_piece(job.k, max_steps<F> * F::depth, chunk));
     job.blocks = 1;
-    job.i0 = job.j0 = job.k0 = 0;
+    job.i0 = job.k0 = 0;
     job.i1 = job.m;
-    job.j1 = job.n;
     job.k1 = job.k;
     job.packed_a = nullptr;
     job.a_stride = job.lda;
     job.carry = nullptr;
-    if (in_place) {
-        const std::int64_t bytes = pieces(job.n, panel_width<F>) * job.panel_operands() * entry;
-        if (one_task && bytes <= small_bytes) return run_small(job);
-        return run_part(job, false);
-    }
-
-    // An odd number of cache lines from row to row spreads a panel of rows over all sets of the cache.
-    job.a_stride = (pieces(job.block, chunk) | 1) * chunk;
-    const std::int64_t row_bytes = pieces(job.k, job.block) * job.a_stride * entry;
-    std::int64_t part_m = job.m, part_n = job.n, part_k = job.k;
-    if (job.m * row_bytes > packed_bytes) {
-        part_m = max_of(max_tile_rows, packed_bytes / row_bytes / max_tile_rows * max_tile_rows);
-        if (part_m * row_bytes > packed_bytes) {
-            part_k = packed_bytes / (part_m * job.a_stride * entry) * job.block;
-            part_n = 32 * max_tile_columns;
-        }
-    }
-    const std::int64_t most_m = min_of(part_m, job.m), blocks = max_of(1, pieces(min_of(part_k, job.k), job.block));
-    Workspace workspace;
-    job.packed_a = static_cast<Operand*>(
-        workspace.take(static_cast<std::size_t>(most_m * blocks * job.a_stride) * sizeof(Operand)));
-    if (part_k < job.k) {
-        const std::int64_t size = most_m * round_up(min_of(part_n, job.n), panel_width<F>);
-        job.carry = static_cast<Sum*>(workspace.take(static_cast<std::size_t>(size) * sizeof(Sum)));
-    }
-    for (job.i0 = 0; job.i0 < job.m; job.i0 += part_m) {
-        job.i1 = min_of(job.m, job.i0 + part_m);
-        const std::int64_t n = job.symmetric ? job.i1 : job.n;
-        for (job.j0 = 0; job.j0 < n; job.j0 += part_n) {
-            job.j1 = min_of(n, job.j0 + part_n);
-            job.k0 = 0;
-            do {
-                job.k1 = min_of(job.k, job.k0 + part_k);
-                job.blocks = max_of(1, pieces(job.k1 - job.k0, job.block));
-                run_part(job, job.j0 == 0 || job.carry != nullptr);
-                job.k0 = job.k1;
-            } while (job.k0 < job.k);
-        }
-    }
+    return job.k <= row_entries || reads_in_place(job) ? run_in_rows(job) : run_in_panels(job);
 }
 
 template <class F>

@@ -1,6 +1,9 @@
 // One call's arguments, and how its work is cut: into parts that are under way one after the other, tiles of C that are
-// the tasks, and panels of rows. By shape alone.
+// the tasks, and panels of rows. Which terms of a sum go together follows from the shape alone, so the threads, which have
+// a say in how tall tiles are, change no bit.
 #pragma once
+
+#include <numeric>
 
 #include "format.h"
 
@@ -16,18 +19,39 @@ constexpr std::int64_t even_piece(std::int64_t n, std::int64_t most, std::int64_
 }
 
 // A task is a tile of C: it packs its own columns of B, one block of k at a time, where its second-level cache keeps
-// them, and reads A where it lies, or from a copy that the threads make together first. (B packed once for everybody
-// would make a trip through the third level, where a core gets a quarter of the second level's bytes in a cycle.) A row
-// panel of A streams in while the one before it is used.
-template <class F>
-constexpr std::int64_t max_steps = sizeof(typename F::Sum) == 4 ? 384 : 256;
+// them. (B packed once for everybody would make a trip through the third level, where a core gets a quarter of the second
+// level's bytes in a cycle.) A is read by row panels, the next of which streams in while one is used: small ones where
+// they lie, or where they are widened from a copy in rows; others from panels that the threads pack together first.
 constexpr std::int64_t in_place_bytes = 2048;  // from row to row of A, at most, for the kernels to read it in place
-constexpr std::int64_t max_tile_rows = 512;
-constexpr std::int64_t max_tile_columns = 128;
+constexpr std::int64_t row_entries = 256;      // of k, at most, for a copy in rows
+constexpr std::int64_t max_tile_rows = 512;     // where A lies in rows
+constexpr std::int64_t max_tile_columns = 128;  // where A lies in rows
+constexpr std::int64_t min_panel_rows = 128, max_panel_rows = 2048;  // of a tile where A lies in panels
+constexpr std::int64_t max_steps = 512;                              // of k in a block
+#if defined(RAPHSON_SIMD_AVX512)
+constexpr std::int64_t tile_bytes = std::int64_t{512} << 10;  // of packed B, where A lies in panels
+#else
+constexpr std::int64_t tile_bytes = std::int64_t{256} << 10;
+#endif
 constexpr std::int64_t pack_rows_at_once = 32;
+constexpr std::int64_t pack_panels_at_once = 4;
 constexpr std::int64_t packed_bytes = std::int64_t{24} << 20;  // a copy of A, so that the third level keeps it
 constexpr std::int64_t serial_work = 64 * 64 * 64;             // multiply-adds; up to here, one task
 constexpr std::int64_t small_bytes = 16 << 10;                 // of packed B that a call keeps on its stack
+
+// Rows from i0 on in panels of nearly the same height, none above block_rows.
+struct Panels {
+    std::int64_t i0 = 0, count = 0, height = 0, taller = 0;  // the first `taller` have a row more
+
+    Panels() = default;
+    Panels(std::int64_t from, std::int64_t to) : i0(from), count(pieces(to - from, block_rows)), height(to - from) {
+        if (count == 1) return;  // a small matrix has no time for a division
+        taller = height % count;
+        height /= count;
+    }
+    std::int64_t start(std::int64_t p) const { return i0 + p * height + min_of(p, taller); }
+    int rows(std::int64_t p) const { return static_cast<int>(height + (p < taller ? 1 : 0)); }
+};
 
 template <class F>
 struct Job {
@@ -49,61 +73,72 @@ struct Job {
     bool symmetric;
 
     // The part of C and of k that is under way.
-    std::int64_t i0, i1, j0, j1, k0, k1;
-    std::int64_t block;       // entries of k in a block
+    std::int64_t i0, i1, k0, k1;
+    std::int64_t block;  // entries of k in a block
     std::int64_t blocks;
-    Operand* packed_a;        // by blocks of k, rows a_stride apart; null: A is read where it is
+    Panels panels;       // of its rows
+    bool packs_panels;
+    Operand* packed_a;  // panels, or rows a_stride apart, by blocks of k; null: A is read where it is
     std::int64_t a_stride;
-    Sum* carry;  // sums between parts of k; null where one part is all of it
-    std::int64_t rows, columns;  // of a tile, at most
+    std::int64_t tile_panels, tile_columns;  // at most; the columns a multiple of panel_width
+    // Sums between parts of k where C cannot hold them, tile by tile; null where one part is all of k.
+    Sum* carry;
 
     std::int64_t block_entries(std::int64_t q) const { return min_of(block, k1 - k0 - q * block); }
     std::int64_t steps(std::int64_t q) const { return pieces(block_entries(q), F::depth); }
     std::int64_t panel_operands() const { return pieces(block, F::depth) * panel_step<F>; }
 };
 
+// So many row panels are as wide as some register blocks of C.
+template <class F>
+constexpr std::int64_t panel_unit = panel_width<F> / std::gcd(panel_width<F>, block_rows);
+// Row panels that a column tile at the diagonal is wide.
+template <class F>
+inline std::int64_t panels_across(const Job<F>& job) {
+    return max_of(1, job.tile_columns / block_rows / panel_unit<F>) * panel_unit<F>;
+}
+// What no column tile is wider than, padded to register blocks.
+template <class F>
+inline std::int64_t widest_tile(const Job<F>& job) {
+    return max_of(job.tile_columns, panels_across(job) * block_rows);
+}
+
 struct Tile {
-    std::int64_t i0 = 0, i1 = 0, j0 = 0, j1 = 0;
+    Panels panels;  // of its rows, of which p0 … p1-1 belong to it
+    std::int64_t p0 = 0, p1 = 0, j0 = 0, j1 = 0;
+    std::int64_t column_tile = 0;
 };
 
-// The tiles of the part under way in a fixed order: column tiles from the left, each from the top down; of a symmetric
-// result the rows from the diagonal on, so that the larger tiles come first and the threads end together. Gives the
-// number of tiles and the one asked for.
+// The tiles of the part under way in a fixed order: column tiles from the left, each from the top down. Of a symmetric
+// result the rows from the diagonal on, so that the larger tiles come first and the threads end together. Gives the number
+// of tiles and the one asked for. Packed panels lie where they lie: columns at the diagonal are cut where one begins.
 template <class F>
 inline std::int64_t tiles(const Job<F>& job, std::int64_t wanted, Tile* tile) {
-    std::int64_t count = 0;
-    for (std::int64_t j = job.j0; j < job.j1; j += job.columns) {
-        const std::int64_t top = job.symmetric ? max_of(j, job.i0) : job.i0;
-        const bool whole = job.i1 - top <= job.rows;
-        const std::int64_t height = whole ? job.i1 - top : even_piece(job.i1 - top, job.rows, 1);
-        const std::int64_t here = whole ? 1 : pieces(job.i1 - top, height);
+    const std::int64_t whole = job.symmetric ? job.i0 : job.n;  // columns that all rows of the part have
+    const std::int64_t end = job.symmetric ? job.i1 : job.n;
+    std::int64_t count = 0, top = 0;
+    Tile at;
+    for (; at.j0 < end; at.j0 = at.j1, ++at.column_tile) {
+        at.j1 = min_of(at.j0 < whole ? whole : end, at.j0 + job.tile_columns);
+        at.panels = job.panels;
+        const std::int64_t first = top;
+        if (at.j0 >= whole && job.packs_panels) {
+            top = min_of(at.panels.count, top + panels_across(job));
+            at.j1 = at.panels.start(top);
+        } else if (at.j0 >= whole) {
+            at.panels = Panels(at.j0, job.i1);
+        }
+        // The diagonal's block is one tile's: its register blocks reach over the diagonal, and it is mirrored at once.
+        const std::int64_t high = max_of(top - first, even_piece(at.panels.count - first, job.tile_panels, 1));
+        const std::int64_t here = pieces(at.panels.count - first, high);
         if (wanted >= count && wanted < count + here) {
-            tile->i0 = top + (wanted - count) * height;
-            tile->i1 = min_of(job.i1, tile->i0 + height);
-            tile->j0 = j;
-            tile->j1 = min_of(job.j1, j + job.columns);
+            at.p0 = first + (wanted - count) * high;
+            at.p1 = min_of(at.panels.count, at.p0 + high);
+            *tile = at;
         }
         count += here;
     }
     return count;
 }
-
-// Rows i0 … i1-1 in panels of nearly the same height, none above block_rows.
-struct RowPanels {
-    std::int64_t i, count, height, taller;
-
-    RowPanels(std::int64_t i0, std::int64_t i1)
-        : i(i0), count(pieces(i1 - i0, block_rows)), height(i1 - i0), taller(0) {
-        if (count == 1) return;  // a small matrix has no time for a division
-        taller = height % count;
-        height /= count;
-    }
-    int rows() const { return static_cast<int>(height + (taller > 0 ? 1 : 0)); }
-    void next() {
-        i += rows();
-        --taller;
-        --count;
-    }
-};
 
 RAPHSON_ISA_END

@@ -21,14 +21,14 @@ constexpr int pack_distance = 16;
 template <class F>
 struct Block {
     std::int64_t steps;
-    const typename F::Operand* a;  // row major, a_stride operands from row to row
+    const typename F::Operand* a;  // a row panel: rows a_stride operands apart, or packed, entry by entry of k
     std::int64_t a_stride;
     typename F::Operand* b;           // a packed panel, 64-byte aligned
     const typename F::Store* source;  // what a packing block reads instead, and leaves in the panel; row major
     std::int64_t source_stride;
     const char* ahead;        // what a later block reads: fetched into the second-level cache, in every sweep
     std::int64_t ahead_step;  // this many bytes further
-    typename F::Sum* sums;    // between blocks of k: R rows of W vectors
+    typename F::Sum* sums;    // between blocks of k, R rows of W vectors, where C cannot hold them; else null
     bool first, last;         // of the blocks of k
     typename F::Sum alpha, beta;
     const typename F::Store* d;
@@ -52,6 +52,40 @@ inline void finish_narrow(const Block<F>& t, int rows, int vectors, const typena
             auto x = mul(alpha, load(sums + (i * vectors + j) * width));
             if (t.beta != 0) x = fma(beta, load_part(t.d + i * t.d_stride + j * width, count), x);
             store_part(t.c + i * t.c_stride + j * width, x, count);
+        }
+    }
+}
+
+// C = alpha·sum + beta·D.
+template <class F, int R, int W>
+RAPHSON_FORCE_INLINE void finish(const Block<F>& t, const Vec<typename F::Sum> (&sum)[R][W]) {
+    using V = Vec<typename F::Sum>;
+    constexpr int width = V::width;
+    if (t.columns < W * width) {
+        alignas(64) typename F::Sum local[R * W * width];
+        RAPHSON_UNROLL
+        for (int i = 0; i < R; ++i) {
+            RAPHSON_UNROLL
+            for (int j = 0; j < W; ++j) store(local + (i * W + j) * width, sum[i][j]);
+        }
+        return finish_narrow<F>(t, R, W, local);
+    }
+    const V alpha = splat(t.alpha);
+    if (t.beta == 0) {
+        RAPHSON_UNROLL
+        for (int i = 0; i < R; ++i) {
+            RAPHSON_UNROLL
+            for (int j = 0; j < W; ++j) store(t.c + i * t.c_stride + j * width, mul(alpha, sum[i][j]));
+        }
+        return;
+    }
+    const V beta = splat(t.beta);
+    RAPHSON_UNROLL
+    for (int i = 0; i < R; ++i) {
+        RAPHSON_UNROLL
+        for (int j = 0; j < W; ++j) {
+            const V d = load(t.d + i * t.d_stride + j * width);
+            store(t.c + i * t.c_stride + j * width, fma(beta, d, mul(alpha, sum[i][j])));
         }
     }
 }
@@ -108,24 +142,16 @@ RAPHSON_FORCE_INLINE void sweep(Cursor<F, R>& at, Vec<typename F::Sum> (&sum)[R]
     if constexpr (Packs) at.source += Steps * F::depth * at.source_stride;
 }
 
-// Packs: reads B where it lies and packs it on the way, beside the multiply-adds, where it costs next to nothing.
+// A in rows, one block of k. Packs: reads B where it lies and packs it on the way, beside the multiply-adds, where it
+// costs next to nothing.
 template <class F, int R, int W, bool Packs>
 void run_block(const Block<F>& t) {
     using V = Vec<typename F::Sum>;
-    constexpr int width = V::width;
     V sum[R][W];
-    if (t.first) {
+    RAPHSON_UNROLL
+    for (int i = 0; i < R; ++i) {
         RAPHSON_UNROLL
-        for (int i = 0; i < R; ++i) {
-            RAPHSON_UNROLL
-            for (int j = 0; j < W; ++j) sum[i][j] = zero<typename F::Sum>();
-        }
-    } else {
-        RAPHSON_UNROLL
-        for (int i = 0; i < R; ++i) {
-            RAPHSON_UNROLL
-            for (int j = 0; j < W; ++j) sum[i][j] = load(t.sums + (i * W + j) * width);
-        }
+        for (int j = 0; j < W; ++j) sum[i][j] = zero<typename F::Sum>();
     }
 
     Cursor<F, R> at;
@@ -139,7 +165,7 @@ void run_block(const Block<F>& t) {
     const std::int64_t ahead_step = t.ahead_step, ahead_half = ahead_step / 2;
     // The stores at the end come in a burst: their lines are sent for on the way, one row a round.
     const typename F::Store* c = t.c;
-    int c_rows = t.last ? R : 0;
+    int c_rows = R;
     std::int64_t left = t.steps;
     for (; left >= sweep_steps * sweeps_a_round; left -= sweep_steps * sweeps_a_round) {
         if (--c_rows >= 0) {
@@ -157,35 +183,7 @@ void run_block(const Block<F>& t) {
     }
     for (; left > 0; --left) sweep<F, R, W, Packs, 1>(at, sum);
 
-    if (t.last && t.columns == W * width) {
-        const V alpha = splat(t.alpha);
-        if (t.beta == 0) {
-            RAPHSON_UNROLL
-            for (int i = 0; i < R; ++i) {
-                RAPHSON_UNROLL
-                for (int j = 0; j < W; ++j) store(t.c + i * t.c_stride + j * width, mul(alpha, sum[i][j]));
-            }
-        } else {
-            const V beta = splat(t.beta);
-            RAPHSON_UNROLL
-            for (int i = 0; i < R; ++i) {
-                RAPHSON_UNROLL
-                for (int j = 0; j < W; ++j) {
-                    const V d = load(t.d + i * t.d_stride + j * width);
-                    store(t.c + i * t.c_stride + j * width, fma(beta, d, mul(alpha, sum[i][j])));
-                }
-            }
-        }
-        return;
-    }
-    alignas(64) typename F::Sum local[R * W * width];
-    typename F::Sum* out = t.last ? local : t.sums;
-    RAPHSON_UNROLL
-    for (int i = 0; i < R; ++i) {
-        RAPHSON_UNROLL
-        for (int j = 0; j < W; ++j) store(out + (i * W + j) * width, sum[i][j]);
-    }
-    if (t.last) finish_narrow<F>(t, R, W, local);
+    finish<F, R, W>(t, sum);
 }
 
 template <class F, int W, bool Packs, int... R>

@@ -1,7 +1,7 @@
 // Copies of the operands in the order in which the kernels read them, and the mirrored store of symmetric results.
 #pragma once
 
-#include "format.h"
+#include "job.h"
 
 RAPHSON_ISA_BEGIN
 
@@ -19,8 +19,48 @@ inline void pack_rows(const typename F::Store* a, std::int64_t stride, std::int6
     }
 }
 
-// One panel of B: `columns` (≤ panel_width) columns of a row-major matrix, zeros to their right. Where one vector holds
-// them all, the second stays unset: nobody reads it.
+// A row panel for the panel kernels: `rows` (≤ block_rows) rows of A turned into steps of `rows` operands, zeros where
+// `depth` runs past the last entry.
+template <class F>
+inline void pack_panel(const typename F::Store* a, std::int64_t stride, int rows, std::int64_t entries,
+                       typename F::Operand* out) {
+    using Sum = typename F::Sum;
+    constexpr int width = vector_width<F>;
+    constexpr int chunk = width * F::depth;
+    constexpr int groups = (block_rows + width - 1) / width;
+    auto* const lanes = reinterpret_cast<Sum*>(out);  // an entry, or the pair of a step, is as wide as a sum
+    const std::int64_t steps = pieces(entries, F::depth);
+    const Sum* const end = lanes + steps * rows;
+    for (std::int64_t s = 0; s < steps; s += width) {
+        const int count = static_cast<int>(min_of(entries - s * F::depth, chunk));
+        const int steps_here = static_cast<int>(min_of(steps - s, width));
+        // Vectors are stored whole, and what runs over into the next steps is overwritten when their turn comes: the
+        // later group of rows goes first.
+        RAPHSON_NO_UNROLL
+        for (int g = groups - 1; g >= 0; --g) {
+            const int from = g * width, rows_here = static_cast<int>(min_of(rows - from, width));
+            if (rows_here <= 0) continue;
+            Vec<Sum> block[width];
+            RAPHSON_UNROLL
+            for (int i = 0; i < width; ++i) {
+                block[i] = i < rows_here ? F::fetch(a + (from + i) * stride + s * F::depth, count) : zero<Sum>();
+            }
+            transpose(block);
+            Sum* to = lanes + s * rows + from;
+            RAPHSON_UNROLL
+            for (int i = 0; i < width; ++i, to += rows) {
+                if (i >= steps_here) continue;
+                if (to + width <= end) {
+                    store(to, block[i]);
+                } else {
+                    store_part(to, block[i], rows_here);
+                }
+            }
+        }
+    }
+}
+
+// One panel of B: `columns` (≤ panel_width) columns of a row-major matrix, zeros to their right.
 template <class F>
 inline void pack_columns(const typename F::Store* b, std::int64_t stride, std::int64_t entries, std::int64_t columns,
                          typename F::Operand* out) {
@@ -29,8 +69,32 @@ inline void pack_columns(const typename F::Store* b, std::int64_t stride, std::i
     for (std::int64_t p = 0; p < entries; p += F::depth, b += F::depth * stride, out += panel_step<F>) {
         const int rows = entries - p < F::depth ? 1 : F::depth;
         F::put(out, F::step(b, stride, rows, count));
-        if (count > width) F::put(out + width * F::depth, F::step(b + width, stride, rows, count - width));
+        F::put(out + width * F::depth,
+               count > width ? F::step(b + width, stride, rows, count - width) : zero<typename F::Sum>());
     }
+}
+
+// All whole panels among `columns` columns, row by row, and then the narrow one.
+template <class F>
+inline void pack_all_columns(const typename F::Store* b, std::int64_t stride, std::int64_t entries,
+                             std::int64_t columns, typename F::Operand* out) {
+    constexpr int width = vector_width<F>;
+    constexpr int rows_ahead = 8;  // rows lie pages apart: no prefetcher sees them coming
+    const std::int64_t whole = columns / panel_width<F> * panel_width<F>;
+    const std::int64_t steps = pieces(entries, F::depth);
+    for (std::int64_t s = 0; s < steps; ++s) {
+        const typename F::Store* row = b + s * F::depth * stride;
+        typename F::Operand* to = out + s * panel_step<F>;
+        const int rows = entries - s * F::depth < F::depth ? 1 : F::depth;
+        for (std::int64_t j = 0; j < whole; j += panel_width<F>, to += steps * panel_step<F>) {
+            prefetch(row + rows_ahead * F::depth * stride + j);
+            prefetch(row + rows_ahead * F::depth * stride + j + panel_width<F> - 1);
+            F::put(to, F::step(row + j, stride, rows, width));
+            F::put(to + width * F::depth, F::step(row + j + width, stride, rows, width));
+        }
+    }
+    if (whole == columns) return;
+    pack_columns<F>(b + whole, stride, entries, columns - whole, out + whole * steps * F::depth);
 }
 
 // The same of B = Xᵀ from `columns` rows of X.
@@ -39,9 +103,8 @@ inline void pack_transposed(const typename F::Store* x, std::int64_t stride, std
                             typename F::Operand* out) {
     constexpr int width = vector_width<F>;
     constexpr int chunk = width * F::depth;
-    const std::int64_t steps = (entries + F::depth - 1) / F::depth;
-    const std::int64_t halves = (columns + width - 1) / width;
-    for (std::int64_t h = 0; h < halves; ++h) {
+    const std::int64_t steps = pieces(entries, F::depth);
+    for (int h = 0; h < 2; ++h) {
         typename F::Operand* panel = out + h * chunk;
         for (std::int64_t s = 0; s < steps; s += width) {
             const std::int64_t left = entries - s * F::depth;
