@@ -218,6 +218,32 @@ void check_gram(const Named& isa, const Case& t) {
     CHECK(close(c, t.k, t.alpha, entry_a, entry_b, 0, [](auto, auto) { return 0.0; }));
 }
 
+// Rows of X onto a symmetric C, in float64.
+template <class X>
+void check_gram_onto(const Named& isa, const Case& t) {
+    CAPTURE(isa.isa);
+    CAPTURE(t.m);
+    CAPTURE(t.k);
+    Guarded<X> x(t.m, t.k, t.pad_a);
+    Guarded<double> c(t.m, t.m, t.pad_c), before(t.m, t.m, 0);
+    x.fill({4});
+    before.fill_symmetric({5});
+    for (std::int64_t i = 0; i < t.m; ++i) {
+        for (std::int64_t j = 0; j < t.m; ++j) c.at(i, j) = before.at(i, j);
+    }
+    c.remember();
+    if constexpr (std::is_same_v<X, float>) {
+        isa.gemm->gram_widened_onto(t.m, t.k, t.alpha, x.data(), x.ld, t.beta, c.data(), c.ld);
+    } else {
+        isa.gemm->gram_onto(t.m, t.k, t.alpha, x.data(), x.ld, t.beta, c.data(), c.ld);
+    }
+    CHECK(c.outside_untouched());
+    CHECK(c.exactly_symmetric());
+    const auto entry_a = [&](auto i, auto p) { return x.get(i, p); };
+    const auto entry_b = [&](auto p, auto j) { return x.get(j, p); };
+    CHECK(close(c, t.k, t.alpha, entry_a, entry_b, t.beta, [&](auto i, auto j) { return before.get(i, j); }));
+}
+
 // A and B are the same symmetric matrix: the product of two different ones need not be symmetric.
 template <class T>
 void check_symmetric(const Named& isa, const Case& t) {
@@ -304,6 +330,26 @@ TEST_CASE_TEMPLATE("gemm: gram", T, double, float, bfloat16) {
         for (const Case& t : {Case{300, 300, 900}, Case{129, 129, 3001}, Case{515, 515, 64}, Case{1100, 1100, 6000},
                               Case{600, 600, 25000}}) {
             check_gram<T>(isa, t);
+        }
+    }
+}
+
+TEST_CASE_TEMPLATE("gemm: gram onto a matrix, float32 widened", X, double, float) {
+    for (const Named& isa : tables()) {
+        int turn = 0;
+        for (const std::int64_t m : sizes) {
+            for (const double beta : {0.0, 1.0}) {
+                Case t{m, m, sizes[static_cast<std::size_t>(++turn * 5) % std::size(sizes)]};
+                t.alpha = turn % 3 == 0 ? 1 : 0.75;
+                t.beta = beta;
+                t.pad_a = turn % 5;
+                t.pad_c = turn % 3;
+                check_gram_onto<X>(isa, t);
+            }
+        }
+        for (Case t : {Case{300, 300, 900}, Case{129, 129, 3001}, Case{600, 600, 9000}, Case{5, 5, 0}}) {
+            t.beta = 1;
+            check_gram_onto<X>(isa, t);
         }
     }
 }

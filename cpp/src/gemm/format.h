@@ -2,7 +2,7 @@
 // entries: one, or the two that a bfloat16 dot product consumes at a time.
 #pragma once
 
-#include "common/simd.h"
+#include "common/simd_double.h"
 
 #if defined(__AVX512BF16__) || defined(RAPHSON_EMULATE_BF16_DOT)
 #define RAPHSON_BF16_DOT 1
@@ -22,10 +22,12 @@ constexpr int block_rows = 12;
 constexpr int block_rows = 4;
 #endif
 
-// Store: what lies in the caller's memory. Operand: what the kernels read. Sum: what they accumulate in.
+// Store: what A and B are in the caller's memory; Out: what C and D are. Operand: what the kernels read. Sum: what they
+// accumulate in.
 template <class T>
 struct Plain {
     using Store = T;
+    using Out = T;
     using Operand = T;
     using Sum = T;
     static constexpr int depth = 1;
@@ -48,11 +50,23 @@ struct Plain {
     }
 };
 
+// float32 widened while it is packed, then multiplied as float64.
+struct Widened : Plain<double> {
+    using Store = float;
+    static RAPHSON_FORCE_INLINE Vec<double> fetch(const float* row, int count) {
+        return count >= Vec<double>::width ? load_wide(row) : load_wide_part(row, count);
+    }
+    static RAPHSON_FORCE_INLINE Vec<double> step(const float* b, std::int64_t, int, int columns) {
+        return fetch(b, columns);
+    }
+};
+
 #if defined(RAPHSON_BF16_DOT)
 
 // Vec<float> here also carries pairs of bfloat16, as bits.
 struct Bf16 {
     using Store = bfloat16;
+    using Out = bfloat16;
     using Operand = bfloat16;
     using Sum = float;
     static constexpr int depth = 2;
@@ -97,6 +111,7 @@ struct Bf16 {
 // Widened while it is packed, then multiplied as float32: exact products, float32 sums.
 struct Bf16 : Plain<float> {
     using Store = bfloat16;
+    using Out = bfloat16;
 };
 
 #endif

@@ -187,7 +187,7 @@ void tile_task(void* context, std::int64_t task) {
     const std::int64_t i = tile.panels.start(tile.p0);
     if (job.carry != nullptr) {
         sums = job.carry + (tile.column_tile * (job.i1 - job.i0) + i - job.i0) * widest_tile(job);
-    } else if (!std::is_same_v<typename F::Store, Sum> && job.blocks > 1) {
+    } else if (!std::is_same_v<typename F::Out, Sum> && job.blocks > 1) {
         sums = workspace.take_array<Sum>((tile.panels.start(tile.p1) - i) * padded);
     }
     run_panels(job, tile, panels, sums);
@@ -279,7 +279,7 @@ void run_in_panels(Job<F>& job) {
     const std::int64_t part_k = part_blocks * job.block;
     Workspace workspace;
     job.packed_a = workspace.take_array<Operand>(part_m * round_up(min_of(part_k, job.k), F::depth));
-    if (part_k < job.k && !std::is_same_v<typename F::Store, Sum>) {
+    if (part_k < job.k && !std::is_same_v<typename F::Out, Sum>) {
         const std::int64_t column_tiles =
             pieces(job.n, job.tile_columns) + pieces(pieces(part_m, block_rows), panels_across(job));
         job.carry = workspace.take_array<Sum>(part_m * column_tiles * widest_tile(job));
@@ -335,8 +335,8 @@ void product(std::int64_t m, std::int64_t n, std::int64_t k, typename F::Sum alp
 }
 
 template <class F>
-void gram(std::int64_t m, std::int64_t k, typename F::Sum alpha, const typename F::Store* x, std::int64_t ldx,
-          typename F::Store* c, std::int64_t ldc) {
+void gram_onto(std::int64_t m, std::int64_t k, typename F::Sum alpha, const typename F::Store* x, std::int64_t ldx,
+               typename F::Sum beta, typename F::Out* c, std::int64_t ldc) {
     Job<F> job;
     job.m = job.n = m;
     job.k = k;
@@ -344,13 +344,19 @@ void gram(std::int64_t m, std::int64_t k, typename F::Sum alpha, const typename 
     job.a = job.b = x;
     job.lda = job.ldb = ldx;
     job.b_is_a_transposed = true;
-    job.beta = 0;
-    job.d = nullptr;
-    job.ldd = 0;
+    job.beta = beta;
+    job.d = c;
+    job.ldd = ldc;
     job.c = c;
     job.ldc = ldc;
     job.symmetric = true;
     run(job);
+}
+
+template <class F>
+void gram(std::int64_t m, std::int64_t k, typename F::Sum alpha, const typename F::Store* x, std::int64_t ldx,
+          typename F::Out* c, std::int64_t ldc) {
+    gram_onto<F>(m, k, alpha, x, ldx, 0, c, ldc);
 }
 
 template <class F>
@@ -379,6 +385,8 @@ void symmetric(std::int64_t m, typename F::Sum alpha, const typename F::Store* a
 extern const GemmTable gemm_table;
 const GemmTable gemm_table{{product<Plain<double>>, gram<Plain<double>>, symmetric<Plain<double>>},
                            {product<Plain<float>>, gram<Plain<float>>, symmetric<Plain<float>>},
-                           {product<Bf16>, gram<Bf16>, symmetric<Bf16>}};
+                           {product<Bf16>, gram<Bf16>, symmetric<Bf16>},
+                           gram_onto<Plain<double>>,
+                           gram_onto<Widened>};
 
 RAPHSON_ISA_END

@@ -56,6 +56,7 @@ struct Panels {
 template <class F>
 struct Job {
     using Store = typename F::Store;
+    using Out = typename F::Out;
     using Operand = typename F::Operand;
     using Sum = typename F::Sum;
 
@@ -66,9 +67,9 @@ struct Job {
     const Store* b;
     std::int64_t ldb;
     bool b_is_a_transposed;
-    const Store* d;
+    const Out* d;
     std::int64_t ldd;
-    Store* c;
+    Out* c;
     std::int64_t ldc;
     bool symmetric;
 

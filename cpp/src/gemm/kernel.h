@@ -31,9 +31,9 @@ struct Block {
     typename F::Sum* sums;    // between blocks of k, R rows of W vectors, where C cannot hold them; else null
     bool first, last;         // of the blocks of k
     typename F::Sum alpha, beta;
-    const typename F::Store* d;
+    const typename F::Out* d;
     std::int64_t d_stride;
-    typename F::Store* c;
+    typename F::Out* c;
     std::int64_t c_stride;
     int columns;  // of C, at most W vectors
 };
@@ -164,7 +164,7 @@ void run_block(const Block<F>& t) {
     const char* ahead = t.ahead;
     const std::int64_t ahead_step = t.ahead_step, ahead_half = ahead_step / 2;
     // The stores at the end come in a burst: their lines are sent for on the way, one row a round.
-    const typename F::Store* c = t.c;
+    const typename F::Out* c = t.c;
     int c_rows = R;
     std::int64_t left = t.steps;
     for (; left >= sweep_steps * sweeps_a_round; left -= sweep_steps * sweeps_a_round) {

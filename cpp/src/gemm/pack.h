@@ -127,7 +127,7 @@ inline void pack_transposed(const typename F::Store* x, std::int64_t stride, std
 
 // C's entries right of the diagonal in the rows j0 … j1-1 and columns i0 … i1-1 = those below it. i0 = j0 or i0 ≥ j1.
 template <class F>
-inline void mirror(typename F::Store* c, std::int64_t stride, std::int64_t i0, std::int64_t i1, std::int64_t j0,
+inline void mirror(typename F::Out* c, std::int64_t stride, std::int64_t i0, std::int64_t i1, std::int64_t j0,
                    std::int64_t j1) {
     constexpr int width = vector_width<F>;
     for (std::int64_t i = i0; i < i1; i += width) {

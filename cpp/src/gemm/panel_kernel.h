@@ -60,8 +60,8 @@ void run_panel(const Block<F>& t) {
         ahead += t.ahead_step;
         panel_steps<F, R, sweep_steps>(a, b, sum);
     }
-    const typename F::Store* c = t.c;
-    const typename F::Store* d = t.d;
+    const typename F::Out* c = t.c;
+    const typename F::Out* d = t.d;
     int c_rows = t.last || t.sums == nullptr ? R : 0;
     for (; left >= steps_a_row; left -= steps_a_row) {
         if (--c_rows >= 0) {

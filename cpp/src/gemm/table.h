@@ -27,6 +27,11 @@ struct GemmTable {
     GemmFunctions<double, double> f64;
     GemmFunctions<float, float> f32;
     GemmFunctions<bfloat16, float> bf16;
+    // C (m×m) = alpha·X Xᵀ + beta·C for symmetric C, in float64; X (m×k) may be float32.
+    void (*gram_onto)(std::int64_t m, std::int64_t k, double alpha, const double* x, std::int64_t ldx, double beta,
+                      double* c, std::int64_t ldc);
+    void (*gram_widened_onto)(std::int64_t m, std::int64_t k, double alpha, const float* x, std::int64_t ldx,
+                              double beta, double* c, std::int64_t ldc);
 };
 
 }  // namespace raphson

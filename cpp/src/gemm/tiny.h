@@ -8,9 +8,23 @@ RAPHSON_ISA_BEGIN
 
 constexpr std::int64_t tiny_size = 16;
 
-RAPHSON_FORCE_INLINE Vec<double> splat_entry(double x) { return splat(x); }
-RAPHSON_FORCE_INLINE Vec<float> splat_entry(float x) { return splat(x); }
-RAPHSON_FORCE_INLINE Vec<float> splat_entry(bfloat16 x) { return splat(widen(x)); }
+// Entries as sums: bfloat16 as float32, float32 as whichever of the two.
+template <class Sum, class T>
+RAPHSON_FORCE_INLINE Vec<Sum> splat_entry(T x) {
+    if constexpr (std::is_same_v<T, bfloat16>) {
+        return splat(widen(x));
+    } else {
+        return splat(static_cast<Sum>(x));
+    }
+}
+template <class Sum, class T>
+RAPHSON_FORCE_INLINE Vec<Sum> load_entries(const T* p, int count) {
+    if constexpr (std::is_same_v<Sum, double>) {
+        return load_wide_part(p, count);
+    } else {
+        return load_part(p, count);
+    }
+}
 
 // `Job` below is the one of gemm.isa.cpp: all of one call's arguments.
 
@@ -26,9 +40,9 @@ RAPHSON_FORCE_INLINE void tiny_rows(const Job& t, std::int64_t i) {
     const T* a = t.a + i * t.lda;
     const T* b = t.b;
     for (std::int64_t p = 0; p < t.k; ++p, ++a, b += t.ldb) {
-        const Vec<Sum> row = load_part(b, columns);
+        const Vec<Sum> row = load_entries<Sum>(b, columns);
         RAPHSON_UNROLL
-        for (int r = 0; r < R; ++r) sum[r] = fma(splat_entry(a[r * t.lda]), row, sum[r]);
+        for (int r = 0; r < R; ++r) sum[r] = fma(splat_entry<Sum>(a[r * t.lda]), row, sum[r]);
     }
     RAPHSON_UNROLL
     for (int r = 0; r < R; ++r) {

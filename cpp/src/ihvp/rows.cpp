@@ -36,7 +36,9 @@ void widen_rows(const RowMatrix& a, int64_t first, int64_t width, const std::uin
 
 namespace {
 
-constexpr int64_t few_rows = 512;  // beyond, the packed products win
+// Beyond these the packed products win; they take float32 and float64 as they lie, everything else widened first.
+constexpr int64_t few_rows = 256, few_rows_to_widen = 512;
+constexpr int64_t direct_width = 1024;  // columns at a time, so that their packed copy stays in the caches
 constexpr int64_t strip_numbers = int64_t{1} << 16;  // 512 KiB of float64: half of a second-level cache
 constexpr int64_t most_parts = 16;
 
@@ -80,25 +82,25 @@ void gram_of_few(const RowMatrix& a, const std::uint8_t* kept, double* out) {
 }  // namespace
 
 void gram(const RowMatrix& a, const std::uint8_t* kept, double* out) {
-    const auto& gemm = kernels().gemm.f64;
+    const auto& gemm = kernels().gemm;
     const int64_t m = a.rows;
-    if (m <= few_rows && a.cols > 0) return gram_of_few(a, kept, out);
-    if (a.dtype == DType::float64 && kept == nullptr && a.cols > 0) {
-        return gemm.gram(m, a.cols, 1.0, static_cast<const double*>(a.data), a.stride, out, m);
-    }
-    const int64_t width = tile_width(m, a.cols);
+    const bool direct = kept == nullptr && (a.dtype == DType::float64 || a.dtype == DType::float32);
+    if (m <= (direct ? few_rows : few_rows_to_widen) && a.cols > 0) return gram_of_few(a, kept, out);
+    const int64_t width = direct ? direct_width : tile_width(m, a.cols);
     Workspace scratch;
-    double* const part = scratch.take_array<double>(m * m);
-    double* const wide = scratch.take_array<double>(m * width);
+    double* const wide = direct ? nullptr : scratch.take_array<double>(m * width);
     std::fill_n(out, m * m, 0.0);
     for (int64_t first = 0; first < a.cols; first += width) {
         const int64_t here = std::min(width, a.cols - first);
-        widen_rows(a, first, here, kept, wide);
-        gemm.gram(m, here, 1.0, wide, here, part, m);
+        if (!direct) {
+            widen_rows(a, first, here, kept, wide);
+            gemm.gram_onto(m, here, 1.0, wide, here, 1.0, out, m);
+        } else if (a.dtype == DType::float64) {
+            gemm.gram_onto(m, here, 1.0, static_cast<const double*>(a.data) + first, a.stride, 1.0, out, m);
+        } else {
+            gemm.gram_widened_onto(m, here, 1.0, static_cast<const float*>(a.data) + first, a.stride, 1.0, out, m);
+        }
         throw_if_cancelled();
-        parallel_for(m, [&](int64_t i) {
-            for (int64_t j = 0; j < m; ++j) out[i * m + j] += part[i * m + j];
-        });
     }
 }
 
