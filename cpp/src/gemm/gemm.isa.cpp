@@ -66,11 +66,20 @@ void look_ahead(Block<F>& t, std::int64_t bytes, std::int64_t sweeps, bool more)
     t.ahead_step = more ? min_of(128, pieces(bytes, max_of(1, sweeps))) : 0;
 }
 
+constexpr std::int64_t mirror_rows = 64;  // at least, whenever it is not the last of a tile
+
+// Mirrors a tile's rows while the caches have them: those above row `ready`, from `done` on, which it moves.
 template <class F>
-void mirror_tile(const Job<F>& job, const Tile& tile) {
-    const std::int64_t i0 = tile.panels.start(tile.p0), i1 = tile.panels.start(tile.p1);
-    if (i0 == tile.j0) mirror<F>(job.c, job.ldc, tile.j0, tile.j1, tile.j0, tile.j1);
-    mirror<F>(job.c, job.ldc, max_of(i0, tile.j1), i1, tile.j0, tile.j1);
+void mirror_rows_until(const Job<F>& job, const Tile& tile, std::int64_t ready, bool last, std::int64_t* done) {
+    if (!last && (ready < tile.j1 || ready - *done < mirror_rows)) return;
+    if (*done == tile.j0) {
+        mirror<F>(job.c, job.ldc, tile.j0, tile.j1, tile.j0, tile.j1);
+        *done = tile.j1;
+    }
+    const std::int64_t end = last ? ready : ready / vector_width<F> * vector_width<F>;
+    if (end <= *done) return;
+    mirror<F>(job.c, job.ldc, *done, end, tile.j0, tile.j1);
+    *done = end;
 }
 
 // A tile of a product whose A lies in rows: all of k is one block.
@@ -79,6 +88,7 @@ void run_rows(const Job<F>& job, const Tile& tile, typename F::Operand* panels) 
     Block<F> t = first_block(job);
     t.steps = job.steps(0);
     std::int64_t unpacked = tile.j0;  // the first column that is not packed yet
+    std::int64_t mirrored = tile.panels.start(tile.p0);
     for (std::int64_t p = tile.p0; p < tile.p1; ++p) {
         const int rows = tile.panels.rows(p);
         const std::int64_t i = tile.panels.start(p);
@@ -113,8 +123,8 @@ void run_rows(const Job<F>& job, const Tile& tile, typename F::Operand* panels) 
             pick_block<F>(rows, vectors, packs)(t);
             t.ahead += t.steps / sweep_steps * t.ahead_step;
         }
+        if (job.symmetric) mirror_rows_until(job, tile, i + rows, p + 1 == tile.p1, &mirrored);
     }
-    if (job.symmetric) mirror_tile(job, tile);
 }
 
 // Packs the tile's columns of B, block q of k.
@@ -135,6 +145,7 @@ void pack_b(const Job<F>& job, std::int64_t q, const Tile& tile, typename F::Ope
 template <class F>
 void run_panels(const Job<F>& job, const Tile& tile, typename F::Operand* panels, typename F::Sum* sums) {
     const std::int64_t padded = round_up(tile.j1 - tile.j0, panel_width<F>);
+    std::int64_t mirrored = tile.panels.start(tile.p0);
     Block<F> t = first_block(job);
     for (std::int64_t q = 0; q < job.blocks; ++q) {
         pack_b(job, q, tile, panels);
@@ -167,9 +178,9 @@ void run_panels(const Job<F>& job, const Tile& tile, typename F::Operand* panels
                 run(t);
                 t.ahead += sweeps * t.ahead_step;
             }
+            if (job.symmetric && t.last) mirror_rows_until(job, tile, i + rows, p + 1 == tile.p1, &mirrored);
         }
     }
-    if (job.symmetric && job.k1 == job.k) mirror_tile(job, tile);
 }
 
 template <class F>

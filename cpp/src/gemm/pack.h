@@ -126,14 +126,19 @@ inline void pack_transposed(const typename F::Store* x, std::int64_t stride, std
 }
 
 // C's entries right of the diagonal in the rows j0 … j1-1 and columns i0 … i1-1 = those below it. i0 = j0 or i0 ≥ j1.
+// Blocks begin at multiples of a vector: a row of one is a cache line wherever C's own rows begin with one.
 template <class F>
 inline void mirror(typename F::Out* c, std::int64_t stride, std::int64_t i0, std::int64_t i1, std::int64_t j0,
                    std::int64_t j1) {
-    constexpr int width = vector_width<F>;
-    for (std::int64_t i = i0; i < i1; i += width) {
-        for (std::int64_t j = j0; j < j1 && j <= i; j += width) {
-            if (i != j && i + width <= i1 && j + width <= j1) {
-                Vec<typename F::Sum> block[width];
+    constexpr std::int64_t width = vector_width<F>;
+    const auto next = [](std::int64_t from, std::int64_t end) { return min_of(end, (from / width + 1) * width); };
+    for (std::int64_t i = i0, i_end; i < i1; i = i_end) {
+        i_end = next(i, i1);
+        for (std::int64_t j = j0, j_end; j < j1 && j <= i; j = j_end) {
+            j_end = next(j, j1);
+            const int rows = static_cast<int>(i_end - i), columns = static_cast<int>(j_end - j);
+            Vec<typename F::Sum> block[width];
+            if (i != j && rows == width && columns == width) {
                 RAPHSON_UNROLL
                 for (int r = 0; r < width; ++r) block[r] = load(c + (i + r) * stride + j);
                 transpose(block);
@@ -141,9 +146,6 @@ inline void mirror(typename F::Out* c, std::int64_t stride, std::int64_t i0, std
                 for (int r = 0; r < width; ++r) store(c + (j + r) * stride + i, block[r]);
                 continue;
             }
-            const int rows = static_cast<int>(i1 - i < width ? i1 - i : width);
-            const int columns = static_cast<int>(j1 - j < width ? j1 - j : width);
-            Vec<typename F::Sum> block[width];
             RAPHSON_UNROLL
             for (int r = 0; r < width; ++r) {
                 block[r] = r < rows ? load_part(c + (i + r) * stride + j, columns) : zero<typename F::Sum>();
