@@ -123,6 +123,19 @@ class Field:
     def fma_gflops(self, dtype: str, seconds: float = 0.03) -> float:
         return float(self._machine.ask("fma", dtype=dtype, threads=self.threads, seconds=seconds)["flops"]) / 1e9
 
+    def alone(self, module: str, name: str, case: dict[str, Any], rounds: int = 5) -> tuple[float, float]:
+        """Median seconds of one contender's call, and the multiply-add rate around it in Gflop/s."""
+        self._workers[name].ask(
+            "prepare", module=module, contender=name, case=case, save=str(self._folder / "alone.npy")
+        )
+        seconds, ceiling = [], []
+        for _ in range(rounds):
+            time.sleep(SETTLE_SECONDS)
+            before = self.fma_gflops(case["dtype"])
+            seconds.append(self._workers[name].ask("time", calls=3, warm=True)["seconds"])
+            ceiling.append((before + self.fma_gflops(case["dtype"])) / 2)
+        return statistics.median(seconds), statistics.median(ceiling)
+
     def race(
         self,
         module: str,

@@ -235,6 +235,7 @@ def run(arguments: argparse.Namespace) -> int:
                 ):
                     rows.append(row)
                     print(harness.line(row), flush=True)
+            report_products(field_, contenders)
             facts["ceilings"].append(
                 {"threads": threads, "read_gbytes": [read, field_.read_gbytes()]}
                 | {f"{dtype}_gflops": [peaks[dtype], field_.fma_gflops(dtype, 0.1)] for dtype in peaks}
@@ -246,6 +247,18 @@ def run(arguments: argparse.Namespace) -> int:
     for row in strangers:
         print(f"! {row.shape} {row.dtype}, {row.peer}: results differ by {row.deviation:.1e}; the row compares nothing")
     return 1 if strangers else 0
+
+
+def report_products(field_: harness.Field, peers: list[str], n: int = 1024) -> None:
+    """How much of the multiply-add loop's rate the peers' own products leave, and so how large a ratio can be."""
+    for dtype in ("float32", "float64"):
+        for peer in peers:
+            case = {"what": "product", "shape": [n, n], "dtype": dtype}
+            seconds, ceiling = field_.alone("bench.newton_schulz", peer, case)
+            share = 2.0 * n**3 / (seconds * 1e9) / ceiling
+            print(f"{peer}'s product of two {n}×{n} {dtype} matrices: {share:.2f} of the multiply-add loop", end="")
+            # Full products for symmetric results: 4m²n + 2m³ flops a step for our 3m²n + m³. BLAS halves NumPy's.
+            print(f"; no ratio to its steps can pass {1.5 / share:.2f}" if peer == "torch" else "")
 
 
 def report_bfloat16(rows: list[harness.Row]) -> None:

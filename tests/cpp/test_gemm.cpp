@@ -354,6 +354,47 @@ TEST_CASE_TEMPLATE("gemm: gram onto a matrix, float32 widened", X, double, float
     }
 }
 
+// Columns of X, weighted, onto a symmetric C, in float64.
+TEST_CASE_TEMPLATE("gemm: weighted products of columns onto a matrix, float32 widened", X, double, float) {
+    for (const Named& isa : tables()) {
+        int turn = 0;
+        const auto check = [&](std::int64_t n, std::int64_t k, bool weighted) {
+            CAPTURE(isa.isa);
+            CAPTURE(n);
+            CAPTURE(k);
+            ++turn;
+            Guarded<X> x(k, n, turn % 5);
+            Guarded<double> c(n, n, turn % 3), before(n, n, 0), w(1, k, 0);
+            x.fill({4});
+            before.fill_symmetric({5});
+            w.fill({6});  // negative ones too
+            for (std::int64_t i = 0; i < n; ++i) {
+                for (std::int64_t j = 0; j < n; ++j) c.at(i, j) = before.at(i, j);
+            }
+            c.remember();
+            const double* const weights = weighted ? w.data() : nullptr;
+            if constexpr (std::is_same_v<X, float>) {
+                isa.gemm->columns_widened_onto(n, k, x.data(), x.ld, weights, c.data(), c.ld);
+            } else {
+                isa.gemm->columns_onto(n, k, x.data(), x.ld, weights, c.data(), c.ld);
+            }
+            CHECK(c.outside_untouched());
+            CHECK(c.exactly_symmetric());
+            const auto entry_a = [&](auto i, auto p) { return (weighted ? w.get(0, p) : 1.0) * x.get(p, i); };
+            const auto entry_b = [&](auto p, auto j) { return x.get(p, j); };
+            CHECK(close(c, k, 1.0, entry_a, entry_b, 1.0, [&](auto i, auto j) { return before.get(i, j); }));
+        };
+        for (const std::int64_t n : sizes) {
+            check(n, sizes[static_cast<std::size_t>(turn * 5) % std::size(sizes)], turn % 2 == 0);
+        }
+        check(300, 900, true);
+        check(129, 3001, true);
+        check(600, 9000, false);
+        check(5, 0, true);
+        check(0, 5, true);
+    }
+}
+
 TEST_CASE_TEMPLATE("gemm: symmetric", T, double, float, bfloat16) {
     for (const Named& isa : tables()) {
         int turn = 0;

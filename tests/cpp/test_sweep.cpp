@@ -102,24 +102,6 @@ TEST_CASE("sweep passes: compressed halves") {
     });
 }
 
-TEST_CASE_TEMPLATE("sweep passes: weigh transposes", T, double, float) {
-    for_each_isa([](const KernelTable& table) {
-        const int64_t rows = 19, cols = 21, stride = 24;
-        const auto a = support::normals<T>(rows * cols, 7);
-        const auto w = support::normals<double>(rows, 8);
-        const RowBlock block = dense_rows(TensorView<const T>(a.data(), {rows, cols}));
-        for (const double* weights : {static_cast<const double*>(nullptr), w.data()}) {
-            std::vector<double> out(static_cast<std::size_t>(cols * stride), 0.0);
-            table.sweep.weigh(block, weights, out.data(), stride);
-            for (int64_t i = 0; i < rows; ++i) {
-                for (int64_t j = 0; j < cols; ++j) {
-                    REQUIRE(out[j * stride + i] == (weights != nullptr ? weights[i] : 1.0) * static_cast<double>(a[i * cols + j]));
-                }
-            }
-        }
-    });
-}
-
 TEST_CASE("sweep: a whole matrix, and weighted Gram matrices with a border") {
     const int64_t n = 20000, d = 37, p = d + 1;  // eleven tasks
     auto a = support::normals<double>(n * d, 9);

@@ -42,6 +42,16 @@ void pack_panels_task(void* context, std::int64_t task) {
     }
 }
 
+template <class F>
+void pack_columns_task(void* context, std::int64_t task) {
+    const Job<F>& job = *static_cast<const Job<F>*>(context);
+    const std::int64_t tasks_a_block = pieces(job.block, pack_steps_at_once), q = task / tasks_a_block;
+    const std::int64_t begin = task % tasks_a_block * pack_steps_at_once, k = job.k0 + q * job.block;
+    pack_panels_of_columns<F>(job.b + k * job.ldb, job.ldb, job.weights != nullptr ? job.weights + k : nullptr, job.panels,
+                              begin, min_of(begin + pack_steps_at_once, job.steps(q)),
+                              [&](std::int64_t i) { return packed_panel(job, q, i); });
+}
+
 // The arguments that all blocks of a call share.
 template <class F>
 Block<F> first_block(const Job<F>& job) {
@@ -224,9 +234,14 @@ void run_small(const Job<F>& job) {
 template <class F>
 void run_part(Job<F>& job) {
     job.panels = Panels(job.i0, job.i1);
-    if (job.packs_panels) {
+    if constexpr (F::depth == 1) {
+        if (job.a_is_b_transposed) {
+            parallel_for(job.blocks * pieces(job.block, pack_steps_at_once), pack_columns_task<F>, &job);
+        }
+    }
+    if (job.packs_panels && !job.a_is_b_transposed) {
         parallel_for(pieces(job.panels.count, pack_panels_at_once), pack_panels_task<F>, &job);
-    } else if (job.packed_a != nullptr) {
+    } else if (!job.packs_panels && job.packed_a != nullptr) {
         parallel_for(pieces(job.i1 - job.i0, pack_rows_at_once), pack_rows_task<F>, &job);
     }
     parallel_for(tiles(job, -1, static_cast<Tile*>(nullptr)), tile_task<F>, &job);
@@ -305,13 +320,9 @@ void run_in_panels(Job<F>& job) {
     }
 }
 
+// All of C and of k are one part until a run says otherwise.
 template <class F>
-void run(Job<F>& job) {
-    if (job.m == 0 || job.n == 0) return;
-    if (job.k == 0) job.alpha = 0;
-    if (job.n <= vector_width<F> && job.m <= tiny_size && job.k <= tiny_size) {
-        return job.b_is_a_transposed ? tiny_gram(job) : job.symmetric ? tiny_symmetric(job) : tiny_product(job);
-    }
+void begin(Job<F>& job) {
     job.blocks = 1;
     job.i0 = job.k0 = 0;
     job.i1 = job.m;
@@ -319,6 +330,16 @@ void run(Job<F>& job) {
     job.packed_a = nullptr;
     job.a_stride = job.lda;
     job.carry = nullptr;
+}
+
+template <class F>
+void run(Job<F>& job) {
+    if (job.m == 0 || job.n == 0) return;
+    if (job.k == 0) job.alpha = 0;
+    if (job.n <= vector_width<F> && job.m <= tiny_size && job.k <= tiny_size) {
+        return job.b_is_a_transposed ? tiny_gram(job) : job.symmetric ? tiny_symmetric(job) : tiny_product(job);
+    }
+    begin(job);
     return job.k <= row_entries || reads_in_place(job) ? run_in_rows(job) : run_in_panels(job);
 }
 
@@ -335,7 +356,7 @@ void product(std::int64_t m, std::int64_t n, std::int64_t k, typename F::Sum alp
     job.lda = lda;
     job.b = b;
     job.ldb = ldb;
-    job.b_is_a_transposed = false;
+    job.b_is_a_transposed = job.a_is_b_transposed = false;
     job.beta = beta;
     job.d = d;
     job.ldd = ldd;
@@ -355,6 +376,7 @@ void gram_onto(std::int64_t m, std::int64_t k, typename F::Sum alpha, const type
     job.a = job.b = x;
     job.lda = job.ldb = ldx;
     job.b_is_a_transposed = true;
+    job.a_is_b_transposed = false;
     job.beta = beta;
     job.d = c;
     job.ldd = ldc;
@@ -371,6 +393,26 @@ void gram(std::int64_t m, std::int64_t k, typename F::Sum alpha, const typename 
 }
 
 template <class F>
+void columns_onto(std::int64_t n, std::int64_t k, const typename F::Store* x, std::int64_t ldx,
+                  const typename F::Sum* weights, typename F::Out* c, std::int64_t ldc) {
+    if (n == 0 || k == 0) return;
+    Job<F> job;
+    job.m = job.n = n;
+    job.k = k;
+    job.alpha = job.beta = 1;
+    job.a = job.b = x;
+    job.lda = job.ldb = ldx;
+    job.b_is_a_transposed = false;
+    job.a_is_b_transposed = true;
+    job.weights = weights;
+    job.d = job.c = c;
+    job.ldd = job.ldc = ldc;
+    job.symmetric = true;
+    begin(job);
+    run_in_panels(job);
+}
+
+template <class F>
 void symmetric(std::int64_t m, typename F::Sum alpha, const typename F::Store* a, std::int64_t lda,
                const typename F::Store* b, std::int64_t ldb, typename F::Sum beta, const typename F::Store* d,
                std::int64_t ldd, typename F::Store* c, std::int64_t ldc) {
@@ -381,7 +423,7 @@ void symmetric(std::int64_t m, typename F::Sum alpha, const typename F::Store* a
     job.lda = lda;
     job.b = b;
     job.ldb = ldb;
-    job.b_is_a_transposed = false;
+    job.b_is_a_transposed = job.a_is_b_transposed = false;
     job.beta = beta;
     job.d = d;
     job.ldd = ldd;
@@ -398,6 +440,8 @@ const GemmTable gemm_table{{product<Plain<double>>, gram<Plain<double>>, symmetr
                            {product<Plain<float>>, gram<Plain<float>>, symmetric<Plain<float>>},
                            {product<Bf16>, gram<Bf16>, symmetric<Bf16>},
                            gram_onto<Plain<double>>,
-                           gram_onto<Widened>};
+                           gram_onto<Widened>,
+                           columns_onto<Plain<double>>,
+                           columns_onto<Widened>};
 
 RAPHSON_ISA_END

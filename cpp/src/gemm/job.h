@@ -35,6 +35,7 @@ constexpr std::int64_t tile_bytes = std::int64_t{256} << 10;
 #endif
 constexpr std::int64_t pack_rows_at_once = 32;
 constexpr std::int64_t pack_panels_at_once = 4;
+constexpr std::int64_t pack_steps_at_once = 64;  // of all panels, from rows of B
 constexpr std::int64_t packed_bytes = std::int64_t{24} << 20;  // a copy of A, so that the third level keeps it
 constexpr std::int64_t serial_work = 64 * 64 * 64;             // multiply-adds; up to here, one task
 constexpr std::int64_t small_bytes = 16 << 10;                 // of packed B that a call keeps on its stack
@@ -67,6 +68,8 @@ struct Job {
     const Store* b;
     std::int64_t ldb;
     bool b_is_a_transposed;
+    bool a_is_b_transposed;  // A = Bᵀ diag(weights): only B is read
+    const Sum* weights;      // null: 1
     const Out* d;
     std::int64_t ldd;
     Out* c;

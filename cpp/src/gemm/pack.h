@@ -60,6 +60,31 @@ inline void pack_panel(const typename F::Store* a, std::int64_t stride, int rows
     }
 }
 
+// The same of A = Bᵀ diag(weights) from rows of B, whose entries lie as the panels want them: steps begin … end-1 of all
+// panels. Block: where a panel of this block of k begins.
+template <class F, class Block>
+inline void pack_panels_of_columns(const typename F::Store* b, std::int64_t stride, const typename F::Sum* weights,
+                                   const Panels& panels, std::int64_t begin, std::int64_t end, Block block) {
+    constexpr int width = vector_width<F>;
+    for (std::int64_t s = begin; s < end; ++s) {
+        const auto weight = splat(weights != nullptr ? weights[s] : typename F::Sum(1));
+        for (std::int64_t p = 0; p < panels.count; ++p) {
+            const int rows = panels.rows(p);
+            const typename F::Store* from = b + s * stride + panels.start(p);
+            typename F::Operand* to = block(panels.start(p)) + s * rows;
+            for (int r = 0; r < rows; r += width) {
+                const auto x = mul(weight, F::fetch(from + r, rows - r < width ? rows - r : width));
+                // What runs over is the next step's, unless that is another task's.
+                if (s + 1 < end && r + width <= 2 * rows) {
+                    store(to + r, x);
+                } else {
+                    store_part(to + r, x, rows - r < width ? rows - r : width);
+                }
+            }
+        }
+    }
+}
+
 // One panel of B: `columns` (≤ panel_width) columns of a row-major matrix, zeros to their right.
 template <class F>
 inline void pack_columns(const typename F::Store* b, std::int64_t stride, std::int64_t entries, std::int64_t columns,

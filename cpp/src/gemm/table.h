@@ -32,6 +32,11 @@ struct GemmTable {
                       double* c, std::int64_t ldc);
     void (*gram_widened_onto)(std::int64_t m, std::int64_t k, double alpha, const float* x, std::int64_t ldx,
                               double beta, double* c, std::int64_t ldc);
+    // C (n×n) += Xᵀ diag(weights) X for symmetric C, in float64; X (k×n) may be float32. Null weights: 1.
+    void (*columns_onto)(std::int64_t n, std::int64_t k, const double* x, std::int64_t ldx, const double* weights,
+                         double* c, std::int64_t ldc);
+    void (*columns_widened_onto)(std::int64_t n, std::int64_t k, const float* x, std::int64_t ldx,
+                                 const double* weights, double* c, std::int64_t ldc);
 };
 
 }  // namespace raphson

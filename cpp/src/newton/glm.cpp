@@ -299,7 +299,8 @@ Glm::Sample Glm::sample(int64_t rows, std::uint64_t seed) const {
     const PhiloxKey key = PhiloxKey::from_seed(seed);
     const int64_t k = outputs_;
     Sample s;
-    s.values.resize(static_cast<std::size_t>(rows * d_));
+    s.values = take_large(static_cast<std::size_t>(rows * d_) * sizeof(double));
+    auto* const values = static_cast<double*>(s.values.get());
     s.y.resize(static_cast<std::size_t>(rows));
     if (data_.weight != nullptr) s.weight.resize(s.y.size());
     if (data_.offset != nullptr) s.offset.resize(static_cast<std::size_t>(rows * k));
@@ -310,8 +311,8 @@ Glm::Sample Glm::sample(int64_t rows, std::uint64_t seed) const {
             const auto from = low + static_cast<int64_t>(philox_uniform(numbers[0], numbers[1]) * static_cast<double>(high - low));
             const RowBlock here = block.part(from, 1);
             for (int64_t j = 0; j < d_; ++j) {
-                s.values[i * d_ + j] = block.type == DType::float64 ? static_cast<const double*>(here.values)[j]
-                                                                    : static_cast<double>(static_cast<const float*>(here.values)[j]);
+                values[i * d_ + j] = block.type == DType::float64 ? static_cast<const double*>(here.values)[j]
+                                                                  : static_cast<double>(static_cast<const float*>(here.values)[j]);
             }
             s.y[i] = data_.y[from];
             if (data_.weight != nullptr) s.weight[i] = data_.weight[from];
@@ -319,7 +320,7 @@ Glm::Sample Glm::sample(int64_t rows, std::uint64_t seed) const {
         }
     });
     throw_if_cancelled();
-    s.block = dense_rows(TensorView<const double>(s.values.data(), {rows, d_}));
+    s.block = dense_rows(TensorView<const double>(values, {rows, d_}));
     s.data.y = s.y.data();
     s.data.weight = s.weight.empty() ? nullptr : s.weight.data();
     s.data.offset = s.offset.empty() ? nullptr : s.offset.data();

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/large_memory.h"
 #include "raphson/newton.h"
 #include "sketch/sweep.h"
 
@@ -46,7 +47,8 @@ public:
     double deviance(const GlmPoint& at) const;
     // Rows picked from dense data in memory, as a problem of its own.
     struct Sample {
-        std::vector<double> values, y, weight, offset;
+        LargeMemory values;  // zeroing them first would cost a tenth of a fit
+        std::vector<double> y, weight, offset;
         RowBlock block;
         GlmData data;
     };

@@ -14,7 +14,7 @@ using Vector = std::vector<double>;
 
 constexpr int64_t widest_block = 4096;    // columns whose Hessian is factored
 constexpr int64_t gram_factor = 60;       // up to so many rows a column, the exact Hessian is as cheap as a sample's
-constexpr int64_t sample_factor = 25;     // rows of a sample a column
+constexpr int64_t sample_factor = 40;     // rows of a sample a column
 constexpr double small_newton = 6e8;      // flops of an exact Hessian and its factor, up to which Newton's method is the best
 constexpr double start_tolerance = 3e-2;  // of the fit to the sample that gives the start
 

@@ -88,51 +88,26 @@ std::vector<double> sweep(const RowSource& a, const Sweep& what, const Middle& m
 
 namespace {
 
-constexpr int64_t columns_a_task = 64;
-constexpr int64_t gram_rows = 4096;  // multiplied at a time
+constexpr int64_t gram_rows = 2048;  // multiplied at a time, so that the caches keep their packed copies
 
-// gram (n × n) += blockᵀ diag(weights) block and, with a border, its last row the weighted column sums. Symmetric products
-// of √weight·rows; where weights are negative those rows are subtracted in a product of their own.
+// gram (n × n) += blockᵀ diag(weights) block and, with a border, its last row the weighted column sums.
 void add_dense_gram(const RowBlock& block, const double* weights, int border, double* gram, int64_t n) {
-    Workspace scratch;
-    const int64_t cols = block.cols, stride = std::min(gram_rows, block.rows) + 8;  // off powers of two, which share cache sets
-    double* const transposed = scratch.take_array<double>(cols * stride);
-    double* const product = scratch.take_array<double>(cols * cols);
-    double* const root = scratch.take_array<double>(stride);
-    double* const last = gram + cols * n;
+    const auto& gemm = kernels().gemm;
+    const std::vector<double> ones(weights == nullptr && border != 0 ? static_cast<std::size_t>(gram_rows) : 0, 1.0);
+    double* const last = gram + block.cols * n;
     for (int64_t begin = 0; begin < block.rows; begin += gram_rows) {
         const RowBlock here = block.part(begin, std::min(gram_rows, block.rows - begin));
-        bool any[2] = {weights == nullptr, false};
-        for (int64_t i = 0; weights != nullptr && i < here.rows; ++i) any[weights[begin + i] < 0 ? 1 : 0] = true;
-        for (int sign = 0; sign < 2; ++sign) {
-            if (!any[sign]) continue;
-            const double factor = sign == 0 ? 1.0 : -1.0;
-            for (int64_t i = 0; i < here.rows; ++i) {
-                const double weight = weights != nullptr ? factor * weights[begin + i] : 1.0;
-                root[i] = weight > 0 ? std::sqrt(weight) : weight == weight ? 0.0 : weight;
-            }
-            parallel_for((cols + columns_a_task - 1) / columns_a_task, [&](int64_t task) {
-                const int64_t j = task * columns_a_task;
-                RowBlock part = here;
-                part.cols = std::min(columns_a_task, cols - j);
-                part.values = static_cast<const char*>(here.values) + j * itemsize(here.type);
-                kernels().sweep.weigh(part, root, transposed + j * stride, stride);
-                for (int64_t c = j; border != 0 && c < j + part.cols; ++c) {
-                    double sum = 0;
-                    for (int64_t i = 0; i < here.rows; ++i) sum += root[i] * transposed[c * stride + i];
-                    last[c] += factor * sum;
-                }
-            });
-            throw_if_cancelled();
-            kernels().gemm.f64.gram(cols, here.rows, factor, transposed, stride, product, cols);
-            throw_if_cancelled();
-            parallel_for((cols + columns_a_task - 1) / columns_a_task, [&](int64_t task) {
-                for (int64_t i = task * columns_a_task; i < std::min(cols, (task + 1) * columns_a_task); ++i) {
-                    for (int64_t j = 0; j < cols; ++j) gram[i * n + j] += product[i * cols + j];
-                }
-            });
-            for (int64_t i = 0; border != 0 && i < here.rows; ++i) last[cols] += factor * root[i] * root[i];
+        const double* const w = weights != nullptr ? weights + begin : nullptr;
+        if (here.type == DType::float64) {
+            gemm.columns_onto(here.cols, here.rows, static_cast<const double*>(here.values), here.stride, w, gram, n);
+        } else {
+            gemm.columns_widened_onto(here.cols, here.rows, static_cast<const float*>(here.values), here.stride, w, gram, n);
         }
+        throw_if_cancelled();
+        if (border == 0) continue;
+        const double* const u = w != nullptr ? w : ones.data();
+        kernels().sweep.combine(here, u, 1, last, n);
+        for (int64_t i = 0; i < here.rows; ++i) last[here.cols] += u[i];
     }
 }
 

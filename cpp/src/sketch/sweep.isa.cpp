@@ -197,39 +197,9 @@ void combine(const RowBlock& b, const double* u, int k, double* out, int64_t str
     f64 ? combine_dense<double>(b, u, k, out, stride) : combine_dense<float>(b, u, k, out, stride);
 }
 
-template <class T>
-void weigh_typed(const RowBlock& b, const double* weights, double* transposed, int64_t stride) {
-    const T* const a = static_cast<const T*>(b.values);
-    int64_t i = 0;
-    for (; i + wide <= b.rows; i += wide) {
-        Vec<double> weight[wide];
-        RAPHSON_UNROLL
-        for (int r = 0; r < wide; ++r) weight[r] = splat(weights != nullptr ? weights[i + r] : 1.0);
-        for (int64_t j = 0; j < b.cols; j += wide) {
-            const int count = static_cast<int>(std::min<int64_t>(wide, b.cols - j));
-            const T* const from = a + i * b.stride + j;
-            Vec<double> x[wide];
-            RAPHSON_UNROLL
-            for (int r = 0; r < wide; ++r) {
-                x[r] = mul(weight[r], count == wide ? load_wide(from + r * b.stride) : load_wide_part(from + r * b.stride, count));
-            }
-            transpose(x);
-            for (int c = 0; c < count; ++c) store(transposed + (j + c) * stride + i, x[c]);
-        }
-    }
-    for (; i < b.rows; ++i) {
-        const double w = weights != nullptr ? weights[i] : 1.0;
-        for (int64_t j = 0; j < b.cols; ++j) transposed[j * stride + i] = w * static_cast<double>(a[i * b.stride + j]);
-    }
-}
-
-void weigh(const RowBlock& b, const double* weights, double* transposed, int64_t stride) {
-    b.type == DType::float64 ? weigh_typed<double>(b, weights, transposed, stride) : weigh_typed<float>(b, weights, transposed, stride);
-}
-
 }  // namespace
 
 extern const SweepTable sweep_table;
-const SweepTable sweep_table{dots, combine, weigh};
+const SweepTable sweep_table{dots, combine};
 
 RAPHSON_ISA_END

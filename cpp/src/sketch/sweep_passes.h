@@ -12,8 +12,6 @@ struct SweepTable {
     void (*dots)(const RowBlock& block, const double* v, std::int64_t stride, int k, double* t);
     // out (vector c at out + c·stride) += blockᵀ · u (rows × k).
     void (*combine)(const RowBlock& block, const double* u, int k, double* out, std::int64_t stride);
-    // transposed (cols × stride) = (diag(weights) block)ᵀ of dense rows, float64; null weights: 1.
-    void (*weigh)(const RowBlock& block, const double* weights, double* transposed, std::int64_t stride);
 };
 
 }  // namespace raphson
