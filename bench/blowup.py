@@ -44,6 +44,14 @@ DRAWS: dict[str, Draw] = {
     "power law": power_law,
     "Gaussian": lambda generator, shape: generator.standard_normal(shape),
 }
+# Steps on intervals that end where rounding begins, as NeMo ships them.
+CANS = (
+    (8.4703, -25.1081, 18.6293),
+    (4.1828, -3.1087, 0.5806),
+    (3.9619, -2.9541, 0.5630),
+    (3.2866, -2.4647, 0.5074),
+    (2.2737, -1.6447, 0.4162),
+)
 PRECISIONS = ("float64", "float32", "bfloat16")
 
 
@@ -67,10 +75,9 @@ def rows_of_the_table() -> dict[str, dict[str, Any]]:
     root = newton_schulz.schedule("root", shape=(2048, 2048))
     options["root, table of 2048×2048"] = {"schedule": root}
     options["polar_express, method=gram"] = {"method": "gram"}
-    # What they were before the damping: steps p(1.02 x) for p(x).
-    undo = np.array([1.02, 1.02**3, 1.02**5])
-    options["cans as published"] = {"schedule": newton_schulz.schedule("cans") * undo}
-    options["root as published"] = {"schedule": root * undo}
+    options["cans as published"] = {"schedule": np.array(CANS), "normalize": "frobenius"}
+    undo = np.array([1.02, 1.02**3, 1.02**5])  # steps p(1.02 x) for p(x)
+    options["root as published"] = {"schedule": root * undo, "normalize": "frobenius"}
     return options
 
 
@@ -115,7 +122,13 @@ def report(found: list[Worst]) -> None:
                 cells.append("-")
                 continue
             worst = max(mine, key=lambda w: (w.infinite, w.greatest))
-            cells.append("Inf or NaN" if worst.infinite else f"{worst.greatest:.4g}")
+            cells.append(
+                "Inf or NaN"
+                if worst.infinite
+                else f"{worst.greatest:.3f}"
+                if worst.greatest < 100
+                else f"{worst.greatest:.1e}"
+            )
             where = f"{worst.draw}, {worst.shape[0]}×{worst.shape[1]}"
         print(f"| {name} | " + " | ".join(cells) + f" | {where} |")
 
