@@ -151,8 +151,22 @@ def with_numpy(case: dict[str, Any]) -> dict[str, Call]:
     return {"stacked": whole, "loop": one_by_one}
 
 
+def plain_product(contender: str, case: dict[str, Any]) -> dict[str, Call]:
+    a = sample(case["shape"]).astype(case["dtype"])
+    if contender == "numpy":
+        out = np.empty_like(a)
+        return {"": lambda: np.matmul(a, a, out=out)}
+    import torch
+
+    x = torch.from_numpy(a)
+    y = torch.empty_like(x)
+    return {"": lambda: torch.mm(x, x, out=y)}
+
+
 def variants(contender: str, case: dict[str, Any]) -> dict[str, Call]:
     """Called by ``bench.worker``: the ways in which a contender can compute the case."""
+    if case["what"] == "product":
+        return plain_product(contender, case)
     return {"ours": ours, "torch": with_torch, "numpy": with_numpy}[contender](case)
 
 
