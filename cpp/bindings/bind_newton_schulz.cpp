@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bindings.h"
+#include "cuda_module.h"
 #include "how.h"
 #include "newton_schulz/orthogonalize.h"
 #include "raphson/newton_schulz.h"
@@ -19,6 +20,7 @@ namespace raphson::bindings {
 namespace {
 
 constexpr Where x_where{"orthogonalize", "x"}, out_where{"orthogonalize", "out"};
+constexpr unsigned dtypes = float64_float32_bfloat16 | and_cuda;
 
 // One array of a call and where its result goes: a fresh array, the caller's out=, or x itself.
 struct Argument {
@@ -29,14 +31,14 @@ struct Argument {
     OrthogonalizePlan plan;
 
     Argument(py::handle x_object, py::handle out_object, const How& how)
-        : given_out(py::reinterpret_borrow<py::object>(out_object)), x(x_object, x_where, float64_float32_bfloat16) {
+        : given_out(py::reinterpret_borrow<py::object>(out_object)), x(x_object, x_where, dtypes) {
         if (out_object.is_none()) {
             if (x.ndim() >= 2) fresh.emplace(x, x.dtype(), x.ndim(), x.shape());
         } else if (out_object.is(x_object)) {
             x.require_writable(out_where);
             require_no_sharing(x, out_where);
         } else {
-            out.emplace(out_object, out_where, float64_float32_bfloat16, Access::write);
+            out.emplace(out_object, out_where, dtypes, Access::write);
             require_same(x, *out);
             out->require_writable(out_where);
             require_no_overlap(*out, x);
@@ -57,14 +59,21 @@ struct Argument {
     py::object finish() { return fresh ? fresh->finish() : given_out; }
 };
 
+// Where the arrays lie. Launching is quick, but the first launch on a device is not.
+void run(const std::vector<OrthogonalizeItem>& items, double flops, const How& how, const CudaPlace* place) {
+    if (place == nullptr) return run_released(flops, [&] { orthogonalize(items.data(), items.size(), how.options); });
+    const CudaTable& table = cuda("orthogonalize", "x");
+    const py::gil_scoped_release released;
+    table.orthogonalize(items.data(), items.size(), how.options_on(place), *place);
+}
+
 py::object orthogonalize_array(py::handle x, py::handle schedule, py::handle steps, py::handle normalize, py::handle method,
                                py::handle precision, double eps, py::handle check_finite, py::handle out) {
     const How how("orthogonalize", schedule, steps, normalize, method, precision, eps, check_finite);
     Argument argument(x, out, how);
     const double flops = argument.flops();
-    if (flops >= worth_releasing) argument.hold();
-    const OrthogonalizeItem item = argument.item();
-    run_released(flops, [&] { orthogonalize(&item, 1, how.options); });
+    if (flops >= worth_releasing || argument.x.cuda() != nullptr) argument.hold();
+    run({argument.item()}, flops, how, argument.x.cuda());
     return argument.finish();
 }
 
@@ -95,10 +104,10 @@ py::list orthogonalize_list(const py::sequence& arrays, py::handle schedule, py:
     for (const auto& argument : arguments) flops += argument->flops();
     std::vector<OrthogonalizeItem> items;
     for (const auto& argument : arguments) {
-        if (flops >= worth_releasing) argument->hold();
+        if (flops >= worth_releasing || argument->x.cuda() != nullptr) argument->hold();
         items.push_back(argument->item());
     }
-    run_released(flops, [&] { orthogonalize(items.data(), items.size(), how.options); });
+    run(items, flops, how, count == 0 ? nullptr : arguments.front()->x.cuda());
     py::list results;
     for (const auto& argument : arguments) results.append(argument->finish());
     return results;

@@ -1,9 +1,15 @@
 // The bridge to raphson._cuda, which is loaded only when a CUDA array arrives.
 #pragma once
 
+#include "cuda/table.h"
+
 namespace raphson::bindings {
 
-// Says in one sentence what keeps this installation from computing with the CUDA array it was given. Needs the GIL.
-[[noreturn]] void throw_cuda_unavailable(const char* function, const char* argument);
+// What serves CUDA arrays here. std::runtime_error says in one sentence what keeps this installation from computing with
+// the array it was given. Needs the GIL.
+const CudaTable& cuda(const char* function, const char* argument);
+
+// For functions that have no CUDA kernels.
+[[noreturn]] void throw_no_cuda_kernels(const char* function, const char* argument);
 
 }  // namespace raphson::bindings

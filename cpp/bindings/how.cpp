@@ -113,6 +113,7 @@ How::How(const char* function_, py::handle schedule_, py::handle steps_, py::han
     : function(function_), schedule(schedule_), steps(steps_) {
     options.eps = eps;
     options.check_finite = parse_check_finite(function, check_finite);
+    finite_by_default = check_finite.is_none();
     options.normalize = parse_name<Normalize>(function, "normalize", normalize,
                                               {{nullptr, Normalize::schedule},
                                                {"frobenius", Normalize::frobenius},
@@ -131,6 +132,12 @@ How::How(const char* function_, py::handle schedule_, py::handle steps_, py::han
     if (!PyUnicode_Check(schedule.ptr())) {
         custom = std::make_unique<Schedule>(schedule_from_table(function, schedule, steps));
     }
+}
+
+OrthogonalizeOptions How::options_on(const CudaPlace* place) const {
+    OrthogonalizeOptions there = options;
+    if (place != nullptr && finite_by_default) there.check_finite = false;
+    return there;
 }
 
 const Schedule& How::table(std::int64_t rows, std::int64_t cols) const {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "cuda/table.h"
 #include "raphson/newton_schulz.h"
 
 namespace raphson::bindings {
@@ -16,10 +17,12 @@ struct How {
     const char* function;  // for messages
     py::handle schedule, steps;
     OrthogonalizeOptions options;
+    bool finite_by_default = true;  // check_finite was None: yes on the CPU, no on CUDA, where it would have to wait
     std::unique_ptr<Schedule> custom;
 
     How(const char* function_, py::handle schedule_, py::handle steps_, py::handle normalize, py::handle method,
         py::handle precision, double eps, py::handle check_finite);
+    OrthogonalizeOptions options_on(const CudaPlace* place) const;
     const Schedule& table(std::int64_t rows, std::int64_t cols) const;
 };
 

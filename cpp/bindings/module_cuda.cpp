@@ -1,9 +1,15 @@
-// raphson._cuda: loaded when the first CUDA array arrives, so that a machine without CUDA never looks for it.
+// raphson._cuda: loaded when the first CUDA array arrives, so that a machine without CUDA never looks for it. The tests
+// build it a second time, under another name, from the same kernels compiled for the CPU.
 #include <pybind11/pybind11.h>
 
-#include "device.h"
+#include "cuda/table.h"
 
-PYBIND11_MODULE(_cuda, m) {
+#ifndef RAPHSON_CUDA_MODULE
+#define RAPHSON_CUDA_MODULE _cuda
+#endif
+
+PYBIND11_MODULE(RAPHSON_CUDA_MODULE, m) {
     m.doc() = "CUDA side of raphson.";
-    m.def("device_count", raphson::cuda::device_count);
+    m.def("device_count", raphson::cuda_table().device_count);
+    m.attr("_table") = pybind11::capsule(&raphson::cuda_table(), raphson::cuda_table_name);
 }

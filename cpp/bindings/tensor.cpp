@@ -30,6 +30,7 @@ bool is_ml_bfloat16(py::handle descr, int type_num) {
 
 std::string dtypes_text(unsigned dtypes) {
     std::string text;
+    dtypes &= ~and_cuda;
     for (const DType d : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
         if ((dtypes & bit(d)) == 0) continue;
         dtypes &= ~bit(d);
@@ -212,7 +213,7 @@ void Tensor::hold() {
 }
 
 void Tensor::read_tensor(const DLTensor& tensor) {
-    refuse_cuda(tensor.device.device_type);
+    read_device(tensor.device);
     set_dtype(tensor.dtype);
     set_dims(tensor.ndim, tensor.shape, tensor.strides);
     if (tensor.strides == nullptr) {
@@ -236,10 +237,20 @@ void Tensor::set_dtype(DLDataType t) {
     if (!known || (dtypes_ & bit(dtype_)) == 0) type_error("must be " + dtypes_text(dtypes_) + ", got " + dtype_text(t));
 }
 
-void Tensor::refuse_cuda(int device_type) const {
-    if (device_type == kDLCPU || device_type == kDLCUDAHost || device_type == kDLROCMHost) return;
-    if (device_type == kDLCUDA || device_type == kDLCUDAManaged) throw_cuda_unavailable(where_.function, where_.argument);
-    type_error("lives on a device raphson does not know (DLPack device type " + std::to_string(device_type) + ")");
+void Tensor::read_device(DLDevice device) {
+    if (device.device_type == kDLCPU || device.device_type == kDLCUDAHost || device.device_type == kDLROCMHost) return;
+    if (device.device_type != kDLCUDA && device.device_type != kDLCUDAManaged) {
+        type_error("lives on a device raphson does not know (DLPack device type " + std::to_string(device.device_type) + ")");
+    }
+    if ((dtypes_ & and_cuda) == 0) throw_no_cuda_kernels(where_.function, where_.argument);
+    (void)bindings::cuda(where_.function, where_.argument);
+    if (PyCapsule_CheckExact(object_.ptr())) type_error("is a bare capsule of CUDA memory, which names no stream: pass the array itself");
+    device_ = device;
+    dtypes_ |= bit(DType::float16);
+    place_ = {device.device_id, nullptr};  // the legacy default stream, which __dlpack__ was asked to order its own with
+    if (exchange_ != nullptr && exchange_->api->current_work_stream(kDLCUDA, device.device_id, &place_.stream) != 0) {
+        throw py::error_already_set();
+    }
 }
 
 void Tensor::read_dlpack(py::handle object) {
@@ -248,15 +259,18 @@ void Tensor::read_dlpack(py::handle object) {
     framework_ = kept_text(top == "jaxlib" ? "jax" : top);
     if (py::hasattr(object, "__dlpack_device__")) {
         const auto device = py::cast<py::tuple>(object.attr("__dlpack_device__")());
-        refuse_cuda(py::cast<int>(device[0]));
+        read_device({static_cast<DLDeviceType>(py::cast<int>(device[0])), py::cast<int>(device[1])});
     }
+    py::dict keywords;
+    if (cuda() != nullptr) keywords["stream"] = 1;  // the legacy default stream; on the CPU there must be none
     const py::object export_method = object.attr("__dlpack__");
+    const auto version = py::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION);
     py::object capsule;
     try {
-        capsule = export_method(py::arg("max_version") = py::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION));
+        capsule = export_method(py::arg("max_version") = version, **keywords);
     } catch (py::error_already_set& error) {
         if (!error.matches(PyExc_TypeError)) throw;
-        capsule = export_method();  // a producer from before max_version
+        capsule = export_method(**keywords);  // a producer from before max_version
     }
     take_capsule(capsule);
 }

@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "cuda/table.h"
 #include "dlpack/dlpack.h"
 #include "exchange.h"
 #include "newton_schulz/orthogonalize.h"
@@ -32,11 +33,13 @@ enum class Access { read, write };
 constexpr unsigned bit(DType dtype) { return 1u << static_cast<unsigned>(dtype); }
 constexpr unsigned float64_float32 = bit(DType::float64) | bit(DType::float32);
 constexpr unsigned float64_float32_bfloat16 = float64_float32 | bit(DType::bfloat16);
+// Added to a set: the function has CUDA kernels, which take float16 as well.
+constexpr unsigned and_cuda = 1u << 30;
 
 // One array argument, read without copying where its memory can be read. Lists, buffers and __array__ objects go through
 // numpy.asarray; a layout that is no whole number of aligned elements is copied once. Throws TypeError for what is not a
-// plain CPU array of an allowed dtype, ValueError for an output that cannot be written, RuntimeError for a CUDA array
-// that this installation cannot serve. Needs the GIL, to destroy as well.
+// plain array of an allowed dtype and device, ValueError for an output that cannot be written, RuntimeError for a CUDA
+// array that this installation or the function cannot serve. Needs the GIL, to destroy as well.
 class Tensor {
 public:
     Tensor(py::handle object, Where where, unsigned dtypes, Access access = Access::read);
@@ -50,6 +53,8 @@ public:
     const std::int64_t* strides() const { return strides_; }  // in elements
     const char* framework() const { return framework_; }
     Where where() const { return where_; }
+    // Where the data lies and what stream to work on, as it was when the array was read; null on the CPU.
+    const CudaPlace* cuda() const { return device_.device_type == kDLCPU ? nullptr : &place_; }
     std::int64_t size() const;
     std::string shape_text() const;
     BatchRef batch() const { return {data_, dtype_, ndim_, shape_, strides_}; }
@@ -70,7 +75,7 @@ private:
     void convert(py::handle object);
     void set_dims(int ndim, const std::int64_t* shape, const std::int64_t* strides);
     void set_dtype(DLDataType type);
-    void refuse_cuda(int device_type) const;
+    void read_device(DLDevice device);
     [[noreturn]] void type_error(const std::string& what) const;
     [[noreturn]] void value_error(const std::string& what) const;
 
@@ -85,6 +90,8 @@ private:
     std::int64_t* strides_ = nullptr;
     const char* framework_ = "numpy";
     const ExchangeType* exchange_ = nullptr;
+    DLDevice device_{kDLCPU, 0};  // of CUDA arrays; all that the CPU can read counts as its own
+    CudaPlace place_{0, nullptr};
     py::object object_;  // keeps what we point into alive
     struct Delete {  // with the GIL held: not every library's deleter takes it
         template <class Managed>
@@ -99,7 +106,7 @@ private:
     std::unique_ptr<std::int64_t[]> more_dims_;
 };
 
-// A fresh C-contiguous array in the framework of an input.
+// A fresh C-contiguous array in the framework and on the device of an input.
 class NewArray {
 public:
     NewArray(const Tensor& like, DType dtype, int ndim, const std::int64_t* shape);
@@ -120,7 +127,7 @@ void load_numpy();
 
 // ValueError if `t`, to be written, has elements that share memory.
 void require_no_sharing(const Tensor& t, Where as);
-// TypeError naming both unless a and b share framework and, when asked, dtype.
+// TypeError naming both unless a and b share framework, device and, when asked, dtype.
 void require_same(const Tensor& a, const Tensor& b, bool same_dtype = true);
 // ValueError if `out` shares an element with `in`.
 void require_disjoint(const Tensor& out, const Tensor& in);

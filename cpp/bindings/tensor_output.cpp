@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda_module.h"
 #include "raphson/runtime.h"
 #include "raphson/status.h"
 #include "tensor.h"
@@ -24,24 +25,38 @@ DLDataType dl_type(DType dtype) {
     return {code, static_cast<std::uint8_t>(8 * itemsize(dtype)), 1};
 }
 
-// Both capsule flavours and our exporter share it.
+// Both capsule flavours and our exporter share it. `table` is null on the CPU.
 struct Buffer {
     void* data;
     std::vector<std::int64_t> shape, strides;
     DType dtype;
+    const CudaTable* table;
+    CudaPlace place;
 
-    Buffer(DType type, std::vector<std::int64_t> dims, std::vector<std::int64_t> steps)
-        : shape(std::move(dims)), strides(std::move(steps)), dtype(type) {
-        std::int64_t bytes = itemsize(type);
-        for (const std::int64_t n : shape) bytes *= n;
-        data = ::operator new(static_cast<std::size_t>(std::max<std::int64_t>(bytes, 1)), std::align_val_t{alignment});
+    Buffer(DType type, std::vector<std::int64_t> dims, std::vector<std::int64_t> steps, const CudaTable* cuda, CudaPlace where)
+        : shape(std::move(dims)), strides(std::move(steps)), dtype(type), table(cuda), place(where) {
+        std::int64_t elements = itemsize(type);
+        for (const std::int64_t n : shape) elements *= n;
+        const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(elements, 1));
+        data = table != nullptr ? table->allocate(bytes, place) : ::operator new(bytes, std::align_val_t{alignment});
     }
-    ~Buffer() { ::operator delete(data, std::align_val_t{alignment}); }
+    ~Buffer() {
+        if (table == nullptr) {
+            ::operator delete(data, std::align_val_t{alignment});
+            return;
+        }
+        try {
+            table->release(data, place);
+        } catch (const std::runtime_error&) {
+            return;  // the driver is gone or broken: whoever calls it next is told
+        }
+    }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
 
+    DLDevice device() const { return {table != nullptr ? kDLCUDA : kDLCPU, place.device}; }
     DLTensor view() {
-        return {data, {kDLCPU, 0}, static_cast<std::int32_t>(shape.size()), dl_type(dtype), shape.data(), strides.data(), 0};
+        return {data, device(), static_cast<std::int32_t>(shape.size()), dl_type(dtype), shape.data(), strides.data(), 0};
     }
 };
 
@@ -50,17 +65,27 @@ class Exporter {
 public:
     explicit Exporter(std::shared_ptr<Buffer> buffer) : buffer_(std::move(buffer)) {}
 
-    static py::tuple device(py::handle) { return py::make_tuple(static_cast<int>(kDLCPU), 0); }
+    py::tuple device() const {
+        const DLDevice device = buffer_->device();
+        return py::make_tuple(static_cast<int>(device.device_type), device.device_id);
+    }
 
     py::object capsule(py::handle stream, py::handle max_version, py::handle dl_device, py::handle copy) const {
-        if (!stream.is_none() && py::cast<int>(stream) != -1) throw py::value_error("stream must be None on the CPU");
+        order_with(stream.is_none() ? (buffer_->table != nullptr ? 1 : -1) : py::cast<std::intptr_t>(stream));
         if (!copy.is_none() && py::cast<bool>(copy)) throw py::buffer_error("this exporter does not copy");
-        if (!dl_device.is_none() && !dl_device.equal(device(py::none()))) throw py::buffer_error("lives on the CPU");
+        if (!dl_device.is_none() && !dl_device.equal(device())) throw py::buffer_error("lives on another device");
         const bool versioned = !max_version.is_none() && py::cast<int>(py::cast<py::tuple>(max_version)[0]) >= 1;
         return versioned ? versioned_capsule() : legacy_capsule();
     }
 
 private:
+    // The consumer's stream as DLPack counts: 1 the legacy default one, 2 the thread's own, -1 nobody waits, else a pointer.
+    void order_with(std::intptr_t stream) const {
+        if (stream == -1) return;
+        if (buffer_->table == nullptr) throw py::value_error("stream must be None on the CPU");
+        if (stream == 0) throw py::value_error("stream must not be 0, which could be either default stream");
+        buffer_->table->order(buffer_->place, {buffer_->place.device, reinterpret_cast<void*>(stream)});
+    }
     template <class Managed>
     Managed* managed() const {
         auto fresh = std::make_unique<Managed>();
@@ -191,7 +216,7 @@ NewArray::NewArray(const Tensor& like, DType dtype, int ndim, const std::int64_t
     }
     if (like.exchange_ != nullptr) {
         const DLPackExchangeAPI& api = *like.exchange_->api;
-        DLTensor prototype{nullptr, {kDLCPU, 0}, ndim, dl_type(dtype), shape_.data(), nullptr, 0};
+        DLTensor prototype{nullptr, like.device_, ndim, dl_type(dtype), shape_.data(), nullptr, 0};
         DLManagedTensorVersioned* managed = nullptr;
         std::string error;
         if (api.managed_tensor_allocator(&prototype, &managed, &error, set_error) != 0) {
@@ -207,7 +232,8 @@ NewArray::NewArray(const Tensor& like, DType dtype, int ndim, const std::int64_t
     const bool imported = like.held_ != nullptr || like.held_legacy_ != nullptr;
     if (imported && !PyCapsule_CheckExact(like.object_.ptr())) {
         importer_ = importer_of(like.object_);
-        auto buffer = std::make_shared<Buffer>(dtype, shape_, strides_);
+        const CudaTable* const table = like.cuda() == nullptr ? nullptr : &bindings::cuda(like.where_.function, like.where_.argument);
+        auto buffer = std::make_shared<Buffer>(dtype, shape_, strides_, table, like.place_);
         data_ = buffer->data;
         object_ = py::cast(Exporter(std::move(buffer)));
         return;
@@ -240,6 +266,13 @@ void require_same(const Tensor& a, const Tensor& b, bool same_dtype) {
     if (std::string_view(a.framework()) != b.framework()) {
         throw py::type_error(std::string(wa.function) + ": " + wa.argument + " is a " + a.framework() + " array and " +
                              wb.argument + " a " + b.framework() + " array; they must come from one library");
+    }
+    const auto place = [](const Tensor& t) {
+        return t.cuda() == nullptr ? std::string("on the CPU") : "on CUDA device " + std::to_string(t.cuda()->device);
+    };
+    if (place(a) != place(b)) {
+        throw py::type_error(std::string(wa.function) + ": " + wa.argument + " is " + place(a) + " and " + wb.argument + " is " +
+                             place(b) + "; they must be on one device");
     }
     if (same_dtype && a.dtype() != b.dtype()) {
         throw py::type_error(std::string(wa.function) + ": " + wa.argument + " is " + to_string(a.dtype()) + " and " +
@@ -325,7 +358,7 @@ void bind_tensor(py::module_& m) {
     py::class_<Exporter>(m, "_Exporter")
         .def("__dlpack__", &Exporter::capsule, py::kw_only(), py::arg("stream") = py::none(),
              py::arg("max_version") = py::none(), py::arg("dl_device") = py::none(), py::arg("copy") = py::none())
-        .def("__dlpack_device__", [](py::handle self) { return Exporter::device(self); });
+        .def("__dlpack_device__", &Exporter::device);
 
     // What three array arguments cost, for bench/overhead.py.
     m.def("_touch3", [](py::handle a, py::handle b, py::handle c) {

@@ -16,12 +16,6 @@
 
 namespace raphson {
 
-std::int64_t BatchRef::count() const {
-    std::int64_t n = 1;
-    for (int i = 0; i + 2 < ndim; ++i) n *= shape[i];
-    return n;
-}
-
 MatrixRef BatchRef::matrix(std::int64_t index) const {
     std::int64_t offset = 0;
     for (int i = ndim - 3; i >= 0; --i) {

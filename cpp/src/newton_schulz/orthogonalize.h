@@ -20,7 +20,11 @@ struct BatchRef {
 
     std::int64_t rows() const { return shape[ndim - 2]; }
     std::int64_t cols() const { return shape[ndim - 1]; }
-    std::int64_t count() const;                   // matrices
+    std::int64_t count() const {  // matrices
+        std::int64_t n = 1;
+        for (int i = 0; i + 2 < ndim; ++i) n *= shape[i];
+        return n;
+    }
     MatrixRef matrix(std::int64_t index) const;   // in C order of the leading axes
 };
 
@@ -42,8 +46,9 @@ struct OrthogonalizeItem {
 };
 void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options);
 
-// Whether the Gram method applies Q and forms the Gram matrix anew before this step (counted from 0).
-bool gram_restarts_before(std::size_t step);
+// Whether the Gram method applies Q and forms the Gram matrix anew before this step (counted from 0): before the third,
+// and before every third one from there on; the first steps of every table magnify most.
+constexpr bool gram_restarts_before(std::size_t step) { return step == 0 || (step >= 2 && (step - 2) % 3 == 0); }
 
 // Flops of the standard method, symmetric products at half: 3m²n + m³ a quintic step. Below a threshold of these the
 // bindings keep the GIL.

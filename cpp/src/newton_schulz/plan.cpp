@@ -5,9 +5,6 @@
 
 namespace raphson {
 
-// Before the third step, and before every third one from there on: the first steps of every table magnify most.
-bool gram_restarts_before(std::size_t step) { return step == 0 || (step >= 2 && (step - 2) % 3 == 0); }
-
 OrthogonalizePlan plan_orthogonalize(std::int64_t rows, std::int64_t cols, DType dtype, const Schedule& schedule,
                                      const OrthogonalizeOptions& options) {
     // With one restart the Gram method needs (14 + 6r) m³ flops for five steps against (15r + 5) m³, r = n/m. It would

@@ -1,0 +1,40 @@
+// What raphson._cuda offers: C function pointers, as an instruction set's table does, so that the checks, plans and
+// bindings stay in one place and a machine without CUDA never loads it. Everything runs on the caller's device and
+// stream and returns before the work is done, but where a function says that it waits. std::runtime_error names the
+// kernel and the CUDA error.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace raphson {
+
+struct OrthogonalizeItem;
+struct OrthogonalizeOptions;
+
+// A device and one of its streams (a cudaStream_t; null is the legacy default stream).
+struct CudaPlace {
+    int device;
+    void* stream;
+};
+
+struct CudaTable {
+    int version;
+    // Number of usable CUDA devices; std::runtime_error with the driver's words when there is no working driver.
+    int (*device_count)();
+    // Stream-ordered memory for results.
+    void* (*allocate)(std::size_t bytes, CudaPlace place);
+    void (*release)(void* memory, CudaPlace place);
+    // Work put on `later` from now on waits for what `earlier` holds now; one device.
+    void (*order)(CudaPlace earlier, CudaPlace later);
+    // As orthogonalize of the CPU. Reads the norms (and waits for them) only with options.check_finite.
+    void (*orthogonalize)(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options,
+                          CudaPlace place);
+};
+
+constexpr int cuda_table_version = 1;
+constexpr const char* cuda_table_name = "raphson.cuda_table";  // of the capsule
+
+const CudaTable& cuda_table();
+
+}  // namespace raphson

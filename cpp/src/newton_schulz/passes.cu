@@ -1,0 +1,316 @@
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/number.h"
+#include "newton_schulz/device_passes.h"
+
+namespace raphson::cuda {
+
+DeviceBatch::DeviceBatch(const BatchRef& x, bool transposed)
+    : data(static_cast<char*>(x.data)), dtype(x.dtype), axes(0), shape{}, strides{}, count(x.count()) {
+    rows = transposed ? x.cols() : x.rows();
+    cols = transposed ? x.rows() : x.cols();
+    row_stride = x.strides[x.ndim - (transposed ? 1 : 2)];
+    col_stride = x.strides[x.ndim - (transposed ? 2 : 1)];
+    for (int i = 0; i + 2 < x.ndim; ++i) {
+        if (x.shape[i] == 1) continue;
+        if (axes > 0 && strides[axes - 1] == x.strides[i] * x.shape[i]) {
+            shape[axes - 1] *= x.shape[i];
+            strides[axes - 1] = x.strides[i];
+            continue;
+        }
+        if (axes == most_axes) {
+            throw std::invalid_argument("orthogonalize: x has more than " + std::to_string(most_axes) +
+                                        " batch axes that lie apart in memory; copy it to a contiguous array first");
+        }
+        shape[axes] = x.shape[i];
+        strides[axes++] = x.strides[i];
+    }
+}
+
+namespace {
+
+constexpr int threads = 256;
+
+// ---- sums over a block, always in the same order ----------------------------------------------------------------------
+
+template <class Combine>
+__device__ __forceinline__ double over_block(double value, double* room, Combine combine) {
+    for (int by = 16; by > 0; by /= 2) value = combine(value, __shfl_xor_sync(~0u, value, by));
+    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = room[0];
+    for (int w = 1; w < threads / 32; ++w) value = combine(value, room[w]);
+    __syncthreads();
+    return value;
+}
+struct Plus {
+    __device__ double operator()(double a, double b) const { return a + b; }
+};
+struct Larger {  // a NaN stays
+    __device__ double operator()(double a, double b) const { return a > b || a != a ? a : b; }
+};
+
+// ---- scan ---------------------------------------------------------------------------------------------------------------
+
+// Squares of float64 leave its range: tiny and huge ones are summed apart, scaled (Blue 1978).
+constexpr double tiny = 0x1p-511, huge = 0x1p486, up = 0x1p537, down = 0x1p-538;
+
+struct Partial {
+    double small, usual, big, max;
+};
+
+template <class T>
+__device__ __forceinline__ void account(T given, Partial& sum) {
+    const double x = static_cast<double>(widen(given)), size = fabs(x);
+    sum.max = Larger()(size, sum.max);
+    if (sizeof(T) < 8 || !(size > huge || size < tiny)) {  // NaN is usual
+        sum.usual += x * x;
+    } else if (size > huge) {
+        sum.big += (x * down) * (x * down);
+    } else {
+        sum.small += (x * up) * (x * up);
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(threads) scan_kernel(const DeviceBatch x, int64_t first, int64_t parts, Partial* partials) {
+    __shared__ double room[threads / 32];
+    const int64_t matrix = blockIdx.x / parts, part = blockIdx.x % parts;
+    const T* data = reinterpret_cast<const T*>(x.matrix(first + matrix));
+    // Along whichever axis lies closer in memory.
+    const bool by_rows = x.col_stride <= x.row_stride;
+    const int64_t lines = by_rows ? x.rows : x.cols, length = by_rows ? x.cols : x.rows;
+    const int64_t line_stride = by_rows ? x.row_stride : x.col_stride, stride = by_rows ? x.col_stride : x.row_stride;
+    Partial sum{0, 0, 0, 0};
+    if (stride == 1 && line_stride == length) {
+        const int64_t size = lines * length, from = size * part / parts, to = size * (part + 1) / parts;
+        for (int64_t i = from + threadIdx.x; i < to; i += threads) account(data[i], sum);
+    } else {
+        for (int64_t line = lines * part / parts; line < lines * (part + 1) / parts; ++line) {
+            const T* p = data + line * line_stride;
+            for (int64_t i = threadIdx.x; i < length; i += threads) account(p[i * stride], sum);
+        }
+    }
+    sum.small = over_block(sum.small, room, Plus());
+    sum.usual = over_block(sum.usual, room, Plus());
+    sum.big = over_block(sum.big, room, Plus());
+    sum.max = over_block(sum.max, room, Larger());
+    if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+}
+
+__global__ void __launch_bounds__(threads) norm_kernel(const Partial* partials, int64_t parts, int64_t count, double factor,
+                                                       double eps, DeviceNorm* norms) {
+    const int64_t matrix = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
+    if (matrix >= count) return;
+    Partial sum{0, 0, 0, 0};
+    for (int64_t p = 0; p < parts; ++p) {
+        const Partial& one = partials[matrix * parts + p];
+        sum.small += one.small;
+        sum.usual += one.usual;
+        sum.big += one.big;
+        sum.max = Larger()(one.max, sum.max);
+    }
+    double unit = 1, total = sum.usual + sum.small * (1 / up) * (1 / up);
+    if (sum.big > 0 || sum.usual != sum.usual) {
+        unit = 1 / down;
+        total = sum.big + sum.usual * down * down;
+    } else if (sum.usual == 0 && sum.small > 0) {
+        unit = 1 / up;
+        total = sum.small;
+    }
+    const double norm = factor * sqrt(total), floor = eps * (sum.max / unit);
+    const double divisor = norm > floor || norm != norm ? norm : floor;
+    norms[matrix] = {1 / unit, divisor == 0 ? 0 : 1 / divisor, total};
+}
+
+// ---- copies ---------------------------------------------------------------------------------------------------------------
+
+constexpr int tile = 32;
+
+// One tile of 32×32 a block; where the caller's memory runs down the columns it is turned in shared memory, so that both
+// sides are touched along their rows.
+template <class From, class To, class Convert>
+__device__ __forceinline__ void copy_tile(const From* from, int64_t from_row, int64_t from_col, To* to, int64_t to_row,
+                                          int64_t to_col, int64_t rows, int64_t cols, int64_t index, Convert convert) {
+    __shared__ To turned[tile][tile + 1];
+    const int64_t tile_cols = ceil_div(cols, tile);
+    const int64_t r0 = index / tile_cols * tile, c0 = index % tile_cols * tile;
+    const int x = static_cast<int>(threadIdx.x) % tile, y = static_cast<int>(threadIdx.x) / tile;
+    const bool turns = (from_row < from_col) != (to_row < to_col);
+    if (!turns) {
+        const bool down_columns = from_row < from_col;
+        for (int i = y; i < tile; i += threads / tile) {
+            const int64_t r = r0 + (down_columns ? x : i), c = c0 + (down_columns ? i : x);
+            if (r < rows && c < cols) to[r * to_row + c * to_col] = convert(from[r * from_row + c * from_col]);
+        }
+        return;
+    }
+    const bool reads_down = from_row < from_col;
+    for (int i = y; i < tile; i += threads / tile) {
+        const int64_t r = r0 + (reads_down ? x : i), c = c0 + (reads_down ? i : x);
+        if (r < rows && c < cols) turned[i][x] = convert(from[r * from_row + c * from_col]);
+    }
+    __syncthreads();
+    for (int i = y; i < tile; i += threads / tile) {
+        const int64_t r = r0 + (reads_down ? i : x), c = c0 + (reads_down ? x : i);
+        if (r < rows && c < cols) to[r * to_row + c * to_col] = turned[x][i];
+    }
+}
+
+template <class T, class P>
+__global__ void __launch_bounds__(threads) load_kernel(const DeviceBatch x, int64_t first, int64_t tiles, const DeviceNorm* norms,
+                                                       const Working to) {
+    const int64_t matrix = blockIdx.x / tiles;
+    const DeviceNorm norm = norms[matrix];
+    copy_tile(reinterpret_cast<const T*>(x.matrix(first + matrix)), x.row_stride, x.col_stride,
+              static_cast<P*>(to.data) + matrix * to.step, to.ld, 1, x.rows, x.cols, blockIdx.x % tiles, [norm](T value) {
+                  return Rounded<P>::of(static_cast<Sum<P>>(static_cast<double>(widen(value)) * norm.inverse_unit * norm.scale));
+              });
+}
+
+template <class P, class T>
+__global__ void __launch_bounds__(threads) store_kernel(const Working from, const DeviceBatch out, int64_t first, int64_t tiles) {
+    const int64_t matrix = blockIdx.x / tiles;
+    copy_tile(static_cast<const P*>(from.data) + matrix * from.step, from.ld, 1, reinterpret_cast<T*>(out.matrix(first + matrix)),
+              out.row_stride, out.col_stride, out.rows, out.cols, blockIdx.x % tiles,
+              [](P value) { return Rounded<T>::of(static_cast<Sum<T>>(widen(value))); });
+}
+
+// ---- normalisation by the Gram matrix ---------------------------------------------------------------------------------
+
+// sums[row] = Σ|a|, squares[row] = Σa² of every row of every matrix; a warp each.
+template <class P>
+__global__ void __launch_bounds__(threads) row_sums_kernel(const Working a, double* sums, double* squares) {
+    const int64_t line = (static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x) / 32;
+    if (line >= a.count * a.rows) return;  // a whole warp
+    const P* row = static_cast<const P*>(a.data) + line / a.rows * a.step + line % a.rows * a.ld;
+    double sum = 0, square = 0;
+    for (int64_t j = threadIdx.x % 32; j < a.cols; j += 32) {
+        const double x = static_cast<double>(widen(row[j]));
+        sum += fabs(x);
+        square += x * x;
+    }
+    for (int by = 16; by > 0; by /= 2) {
+        sum += __shfl_xor_sync(~0u, sum, by);
+        square += __shfl_xor_sync(~0u, square, by);
+    }
+    if (threadIdx.x % 32 != 0) return;
+    sums[line] = sum;
+    squares[line] = square;
+}
+
+// sums[row] ← the factor of that row; one block a matrix.
+__global__ void __launch_bounds__(threads) factors_kernel(int64_t rows, bool aol, double norm_factor, double eps, double* sums,
+                                                          const double* squares) {
+    __shared__ double room[threads / 32];
+    double* mine = sums + blockIdx.x * rows;
+    double largest = 0, square = 0;
+    for (int64_t i = threadIdx.x; i < rows; i += threads) {
+        largest = Larger()(mine[i], largest);
+        square += squares[blockIdx.x * rows + i];
+    }
+    largest = over_block(largest, room, Larger());
+    square = over_block(square, room, Plus());
+    const double frobenius = sqrt(square), bound = largest < frobenius ? largest : frobenius;
+    for (int64_t i = threadIdx.x; i < rows; i += threads) {
+        const double floor = eps * largest, sum = mine[i] < floor ? floor : mine[i];
+        const double by = aol ? norm_factor * sqrt(sum) : norm_factor * sqrt(bound);
+        mine[i] = by > 0 || by != by ? 1 / by : (aol ? 0 : 1);
+    }
+}
+
+template <class P>
+__global__ void __launch_bounds__(threads) scale_kernel(const Working x, const double* row_factors, bool cols_too) {
+    const int64_t line = blockIdx.x;  // of all matrices
+    const double* factors = row_factors + line / x.rows * x.rows;
+    P* row = static_cast<P*>(x.data) + line / x.rows * x.step + line % x.rows * x.ld;
+    const double mine = factors[line % x.rows];
+    for (int64_t j = threadIdx.x; j < x.cols; j += threads) {
+        const double by = cols_too ? mine * factors[j] : mine;
+        row[j] = Rounded<P>::of(static_cast<Sum<P>>(static_cast<double>(widen(row[j])) * by));
+    }
+}
+
+template <class P>
+__global__ void __launch_bounds__(threads) diagonal_kernel(const Working from, double diagonal, const Working to) {
+    const int64_t line = blockIdx.x, row = line % from.rows;
+    const P* x = static_cast<const P*>(from.data) + line / from.rows * from.step + row * from.ld;
+    P* y = static_cast<P*>(to.data) + line / from.rows * to.step + row * to.ld;
+    for (int64_t j = threadIdx.x; j < from.cols; j += threads) {
+        y[j] = j == row ? Rounded<P>::of(widen(x[j]) + static_cast<Sum<P>>(diagonal)) : x[j];
+    }
+}
+
+dim3 blocks(int64_t count, const char* what) {
+    if (count > 0x7fffffff) throw std::runtime_error(std::string(what) + ": too many blocks for one launch");
+    return dim3(static_cast<unsigned>(count));
+}
+
+template <class F>
+void for_type(DType type, F&& f) {
+    switch (type) {
+        case DType::float64: return f(double{});
+        case DType::float32: return f(float{});
+        case DType::bfloat16: return f(bfloat16{});
+        case DType::float16: return f(half{});
+    }
+}
+
+}  // namespace
+
+void scan(const DeviceBatch& x, int64_t first, int64_t count, double factor, double eps, DeviceNorm* norms, Scratch& scratch) {
+    constexpr int64_t elements_a_part = 1 << 15, most_parts = 256;
+    const int64_t parts = std::clamp<int64_t>(ceil_div(x.rows * x.cols, elements_a_part), 1, most_parts);
+    auto* partials = scratch.take_array<Partial>(parts * count);
+    for_type(x.dtype, [&](auto like) {
+        launch("orthogonalize: norms", scratch.place(), {blocks(parts * count, "orthogonalize: norms"), threads},
+               scan_kernel<decltype(like)>, x, first, parts, partials);
+    });
+    launch("orthogonalize: norms", scratch.place(), {blocks(ceil_div(count, threads), "orthogonalize: norms"), threads}, norm_kernel,
+           partials, parts, count, factor, eps, norms);
+}
+
+void load(const DeviceBatch& x, int64_t first, const DeviceNorm* norms, const Working& to, CudaPlace place) {
+    const int64_t tiles = ceil_div(x.rows, tile) * ceil_div(x.cols, tile);
+    for_type(x.dtype, [&](auto given) {
+        for_type(to.type, [&](auto like) {
+            launch("orthogonalize: load", place, {blocks(tiles * to.count, "orthogonalize: load"), threads},
+                   load_kernel<decltype(given), decltype(like)>, x, first, tiles, norms, to);
+        });
+    });
+}
+
+void store(const Working& from, const DeviceBatch& out, int64_t first, CudaPlace place) {
+    const int64_t tiles = ceil_div(out.rows, tile) * ceil_div(out.cols, tile);
+    for_type(out.dtype, [&](auto given) {
+        for_type(from.type, [&](auto like) {
+            launch("orthogonalize: store", place, {blocks(tiles * from.count, "orthogonalize: store"), threads},
+                   store_kernel<decltype(like), decltype(given)>, from, out, first, tiles);
+        });
+    });
+}
+
+void rescale(const Working& x, const Working& a, bool aol, double norm_factor, double eps, Scratch& scratch) {
+    const int64_t lines = a.count * a.rows;
+    auto* sums = scratch.take_array<double>(lines);
+    auto* squares = scratch.take_array<double>(lines);
+    const char* const name = "orthogonalize: normalisation";
+    for_type(a.type, [&](auto like) {
+        using P = decltype(like);
+        launch(name, scratch.place(), {blocks(ceil_div(lines, threads / 32), name), threads}, row_sums_kernel<P>, a, sums, squares);
+        launch(name, scratch.place(), {blocks(a.count, name), threads}, factors_kernel, a.rows, aol, norm_factor, eps, sums, squares);
+        launch(name, scratch.place(), {blocks(lines, name), threads}, scale_kernel<P>, x, sums, false);
+        launch(name, scratch.place(), {blocks(lines, name), threads}, scale_kernel<P>, a, sums, true);
+    });
+}
+
+void add_diagonal(const Working& from, double diagonal, const Working& to, CudaPlace place) {
+    for_type(from.type, [&](auto like) {
+        launch("orthogonalize: diagonal", place, {blocks(from.count * from.rows, "orthogonalize: diagonal"), threads},
+               diagonal_kernel<decltype(like)>, from, diagonal, to);
+    });
+}
+
+}  // namespace raphson::cuda

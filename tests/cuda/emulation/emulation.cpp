@@ -1,0 +1,197 @@
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "cuda_runtime.h"
+
+namespace emulation {
+
+uint3 thread{}, block{};
+dim3 block_size, grid_size;
+unsigned char* shared = nullptr;
+std::size_t launches = 0;
+
+namespace {
+
+constexpr std::size_t stack_bytes = 128 * 1024;
+constexpr std::size_t most_shared = 227 * 1024;
+
+struct Barrier {
+    int arrived = 0;
+    std::uint64_t generation = 0;
+};
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    uint3 thread;
+    bool done;
+};
+
+std::recursive_mutex one_launch;
+std::vector<std::unique_ptr<Fiber>> fibers;
+ucontext_t scheduler;
+Fiber* current = nullptr;
+const std::function<void()>* body_of_block = nullptr;
+int alive = 0;
+std::vector<int> alive_in_warp;
+Barrier of_block;
+std::vector<Barrier> of_warp;
+std::map<int, Barrier> named;
+std::vector<unsigned char> slots;
+std::uint64_t progress = 0;  // barriers passed and threads ended: none for long is a deadlock
+
+void release_if_complete(Barrier& barrier, int expected) {
+    if (expected == 0 || barrier.arrived < expected) return;
+    barrier.arrived = 0;
+    ++barrier.generation;
+    ++progress;
+}
+
+template <class Expected>
+void wait(Barrier& barrier, Expected expected) {
+    const std::uint64_t mine = barrier.generation;
+    ++barrier.arrived;
+    release_if_complete(barrier, expected());
+    while (barrier.generation == mine) swapcontext(&current->context, &scheduler);
+}
+
+std::size_t warp() { return thread.x / 32; }
+
+void fiber_main() {
+    (*body_of_block)();
+    current->done = true;
+    --alive;
+    --alive_in_warp[warp()];
+    ++progress;
+    release_if_complete(of_block, alive);
+    release_if_complete(of_warp[warp()], alive_in_warp[warp()]);
+    swapcontext(&current->context, &scheduler);
+}
+
+void run_block(const std::vector<int>& order) {
+    const int count = static_cast<int>(order.size());
+    while (fibers.size() < order.size()) {
+        fibers.push_back(std::make_unique<Fiber>());
+        fibers.back()->stack = std::make_unique<char[]>(stack_bytes);
+    }
+    alive = count;
+    alive_in_warp.assign(static_cast<std::size_t>(count + 31) / 32, 0);
+    for (int i = 0; i < count; ++i) ++alive_in_warp[static_cast<std::size_t>(i / 32)];
+    of_block = {};
+    of_warp.assign(alive_in_warp.size(), {});
+    named.clear();
+    slots.assign(static_cast<std::size_t>(count + 31) / 32 * 32 * 64, 0);
+    for (int i = 0; i < count; ++i) {
+        Fiber& f = *fibers[static_cast<std::size_t>(i)];
+        f.done = false;
+        f.thread = {static_cast<unsigned>(i), 0, 0};
+        getcontext(&f.context);
+        f.context.uc_stack.ss_sp = f.stack.get();
+        f.context.uc_stack.ss_size = stack_bytes;
+        f.context.uc_link = &scheduler;
+        makecontext(&f.context, fiber_main, 0);
+    }
+    std::uint64_t seen = progress;
+    for (int idle = 0; alive > 0;) {
+        for (const int i : order) {
+            Fiber& f = *fibers[static_cast<std::size_t>(i)];
+            if (f.done) continue;
+            current = &f;
+            thread = f.thread;
+            swapcontext(&scheduler, &f.context);
+        }
+        idle = progress == seen ? idle + 1 : 0;
+        seen = progress;
+        if (idle > 100000) {
+            std::fprintf(stderr, "emulated CUDA: block (%u, %u, %u) waits for ever, %d threads left\n", block.x, block.y, block.z, alive);
+            std::abort();
+        }
+    }
+}
+
+// Forwards, backwards, and evens before odds, in turn.
+std::vector<int> in_order(std::size_t count, std::size_t kind) {
+    std::vector<int> order;
+    if (kind % 3 == 2) {
+        for (std::size_t first = 0; first < 2; ++first) {
+            for (std::size_t i = first; i < count; i += 2) order.push_back(static_cast<int>(i));
+        }
+    } else {
+        for (std::size_t i = 0; i < count; ++i) order.push_back(static_cast<int>(i));
+        if (kind % 3 == 1) std::reverse(order.begin(), order.end());
+    }
+    return order;
+}
+
+}  // namespace
+
+void* warp_slot(int lane) { return slots.data() + (warp() * 32 + static_cast<std::size_t>(lane)) * 64; }
+void barrier() {
+    wait(of_block, [] { return alive; });
+}
+void barrier(int id, int threads) {
+    wait(named[id], [=] { return threads; });
+}
+void warp_barrier() {
+    const std::size_t w = warp();
+    wait(of_warp[w], [=] { return alive_in_warp[w]; });
+}
+void give_way() { swapcontext(&current->context, &scheduler); }
+
+void run(dim3 grid, dim3 threads, std::size_t shared_bytes, const std::function<void()>& body) {
+    const std::lock_guard<std::recursive_mutex> lock(one_launch);
+    if (threads.x > 1024 || threads.y != 1 || threads.z != 1 || shared_bytes > most_shared) {
+        std::fprintf(stderr, "emulated CUDA: a launch of %u threads with %zu bytes\n", threads.x, shared_bytes);
+        std::abort();
+    }
+    block_size = threads;
+    grid_size = grid;
+    body_of_block = &body;
+    const std::size_t blocks = std::size_t{grid.x} * grid.y * grid.z;
+    const std::vector<int> of_blocks = in_order(blocks, launches), of_threads = in_order(threads.x, launches / 3);
+    ++launches;
+    std::vector<unsigned char> room(shared_bytes + 1024);
+    shared = room.data() + (1024 - reinterpret_cast<std::uintptr_t>(room.data()) % 1024);
+    for (const int b : of_blocks) {
+        const auto i = static_cast<unsigned>(b);
+        block = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
+        std::fill(shared, shared + shared_bytes, static_cast<unsigned char>(0xff));
+        run_block(of_threads);
+    }
+}
+
+}  // namespace emulation
+
+namespace {
+const char* const names[] = {"no error", "invalid value"};
+}
+
+cudaError_t cudaMallocFromPoolAsync(void** p, std::size_t bytes, cudaMemPool_t, cudaStream_t) {
+    *p = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (*p == nullptr) return cudaErrorMemoryAllocation;
+    std::memset(*p, 0xff, bytes);  // NaN in every type
+    return cudaSuccess;
+}
+cudaError_t cudaFreeAsync(void* p, cudaStream_t) {
+    std::free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+    *count = 1;
+    return cudaSuccess;
+}
+// A Hopper with few processors, so that persistent kernels have several pieces of work each.
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+    *value = attribute == cudaDevAttrMultiProcessorCount      ? 3
+             : attribute == cudaDevAttrComputeCapabilityMajor ? 9
+             : attribute == cudaDevAttrComputeCapabilityMinor ? 0
+                                                              : 227 * 1024;
+    return cudaSuccess;
+}
+const char* cudaGetErrorString(cudaError_t error) { return error < 2 ? names[error] : "out of memory"; }

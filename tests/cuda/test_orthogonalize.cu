@@ -1,0 +1,211 @@
+// orthogonalize on the device against the CPU library's, which is tested against NumPy: the error against float64 may be
+// twice what the CPU makes in the same precision.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "device_support.h"
+#include "newton_schulz/orthogonalize.h"
+
+using namespace support;
+using raphson::BatchRef;
+using raphson::DType;
+using raphson::Method;
+using raphson::Normalize;
+using raphson::OrthogonalizeItem;
+using raphson::OrthogonalizeOptions;
+using raphson::OrthogonalizePlan;
+using raphson::Schedule;
+
+namespace {
+
+struct Layout {
+    std::vector<int64_t> shape, strides;  // in elements
+    int64_t elements;                     // of the memory behind it
+
+    BatchRef on(void* data, DType type) const { return {data, type, static_cast<int>(shape.size()), shape.data(), strides.data()}; }
+    int64_t count() const { return shape.size() == 3 ? shape[0] : 1; }
+    // Entry (s, i, j).
+    std::size_t at(int64_t s, int64_t i, int64_t j) const {
+        const std::size_t n = strides.size();
+        return static_cast<std::size_t>((n == 3 ? s * strides[0] : 0) + i * strides[n - 2] + j * strides[n - 1]);
+    }
+    int64_t rows() const { return shape[shape.size() - 2]; }
+    int64_t cols() const { return shape.back(); }
+};
+
+Layout contiguous(int64_t count, int64_t m, int64_t n) { return {{count, m, n}, {m * n, n, 1}, count * m * n}; }
+
+void on_device(const std::vector<OrthogonalizeItem>& items, const OrthogonalizeOptions& options) {
+    raphson::cuda_table().orthogonalize(items.data(), items.size(), options, here);
+}
+
+// The same numbers through the CPU library in float64 and in T (float32 for float16, which the CPU does not take).
+template <class P>
+std::vector<double> on_cpu(const std::vector<double>& x, int64_t count, int64_t m, int64_t n, const Schedule& schedule,
+                           OrthogonalizeOptions options) {
+    std::vector<P> in(x.size()), out(x.size());
+    std::transform(x.begin(), x.end(), in.begin(), from_double<P>);
+    raphson::orthogonalize<P>({in.data(), {count, m, n}}, {out.data(), {count, m, n}}, schedule, options);
+    std::vector<double> wide(x.size());
+    std::transform(out.begin(), out.end(), wide.begin(), [](P v) { return to_double(v); });
+    return wide;
+}
+
+double distance(const std::vector<double>& a, const std::vector<double>& b) {
+    double sum = 0, size = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        sum += (a[i] - b[i]) * (a[i] - b[i]);
+        size += b[i] * b[i];
+    }
+    return std::sqrt(sum / std::max(size, 1e-300));
+}
+
+template <class T>
+void check_orthogonalize(const Layout& in, const Layout& out, const Schedule& schedule, OrthogonalizeOptions options = {},
+                         double scale = 1) {
+    options.check_finite = false;
+    const int64_t count = in.count(), m = in.rows(), n = in.cols();
+    CAPTURE(m);
+    CAPTURE(n);
+    Scratch scratch(here);
+    const auto x = normals<T>(in.elements, static_cast<std::uint64_t>(7 * m + n), scale);
+    auto* device_x = upload(scratch, x);
+    auto* device_out = poisoned<T>(scratch, out.elements);
+    const BatchRef x_ref = in.on(device_x, type_of<T>()), out_ref = out.on(device_out, type_of<T>());
+    const OrthogonalizePlan plan = plan_orthogonalize(m, n, type_of<T>(), schedule, options);
+    on_device({{x_ref, out_ref, &plan}}, options);
+    const auto got = download(device_out, out.elements);
+
+    std::vector<double> dense, result;
+    for (int64_t s = 0; s < count; ++s) {
+        for (int64_t i = 0; i < m; ++i) {
+            for (int64_t j = 0; j < n; ++j) {
+                dense.push_back(to_double(x[in.at(s, i, j)]));
+                result.push_back(to_double(got[out.at(s, i, j)]));
+            }
+        }
+    }
+    OrthogonalizeOptions wide = options;
+    wide.own_precision = false;
+    wide.precision = DType::float64;
+    const std::vector<double> truth = on_cpu<double>(dense, count, m, n, schedule, wide);
+    using P = std::conditional_t<std::is_same_v<T, half>, float, T>;
+    const double cpu = distance(on_cpu<P>(dense, count, m, n, schedule, options), truth);
+    // A single singular value carries its rounding errors through the steep start of the polynomials alone.
+    const double half_floor = std::min(m, n) == 1 ? 2e-2 : 4e-3;
+    const double floor = std::is_same_v<T, double> ? 5e-14 : std::is_same_v<T, half> ? half_floor : std::is_same_v<T, float> ? 1e-6 : 4e-3;
+    const double error = distance(result, truth);
+    CAPTURE(cpu);
+    CHECK(error <= 2 * std::max(cpu, floor));
+    std::int64_t written = 0;
+    for (const T& v : got) written += to_double(v) == to_double(v);
+    CHECK(written == count * m * n);  // and nothing else
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("cuda orthogonalize: every precision and shape", T, double, float, raphson::bfloat16, half) {
+    const Schedule schedule = Schedule::named("polar_express");
+    const int64_t shapes[][3] = {{1, 1, 1}, {3, 1, 9}, {2, 7, 1}, {4, 24, 40}, {1, 33, 33}, {2, 70, 30}, {1, 136, 200}};
+    for (const auto& s : shapes) check_orthogonalize<T>(contiguous(s[0], s[1], s[2]), contiguous(s[0], s[1], s[2]), schedule);
+}
+
+TEST_CASE_TEMPLATE("cuda orthogonalize: strides", T, double, raphson::bfloat16) {
+    const Schedule schedule = Schedule::named("muon");
+    const Layout transposed{{2, 20, 36}, {720, 1, 20}, 1440}, spread{{2, 20, 36}, {5000, 120, 3}, 10000};
+    const Layout backwards{{20, 36}, {36, 1}, 720};
+    check_orthogonalize<T>(transposed, contiguous(2, 20, 36), schedule);
+    check_orthogonalize<T>(spread, transposed, schedule);
+    check_orthogonalize<T>(contiguous(2, 20, 36), spread, schedule);
+    check_orthogonalize<T>(backwards, backwards, schedule);
+    const Layout tall{{2, 36, 20}, {720, 1, 36}, 1440};
+    check_orthogonalize<T>(tall, contiguous(2, 36, 20), schedule);
+}
+
+TEST_CASE("cuda orthogonalize: schedules, normalisations and methods") {
+    const Layout shape = contiguous(2, 40, 130);
+    for (const char* name : {"muon", "you", "polar_express", "cans", "turbo", "root", "cubic", "kovarik"}) {
+        CAPTURE(std::string(name));
+        check_orthogonalize<float>(shape, shape, Schedule::named(name, 0, 40, 130));
+    }
+    for (const Normalize normalize : {Normalize::frobenius, Normalize::gram, Normalize::aol}) {
+        for (const Method method : {Method::standard, Method::gram}) {
+            OrthogonalizeOptions options;
+            options.normalize = normalize;
+            options.method = method;
+            check_orthogonalize<double>(shape, shape, Schedule::named("polar_express"), options);
+            check_orthogonalize<float>(shape, shape, Schedule::named("you"), options);
+            check_orthogonalize<raphson::bfloat16>(shape, shape, Schedule::named("you"), options);
+        }
+    }
+}
+
+TEST_CASE("cuda orthogonalize: magnitudes from one end of the range to the other") {
+    const Schedule schedule = Schedule::named("polar_express");
+    const Layout shape = contiguous(1, 12, 30);
+    for (const double scale : {1e-300, 1e-160, 1e-30, 1e30, 1e160, 1e300}) {
+        CAPTURE(scale);
+        check_orthogonalize<double>(shape, shape, schedule, {}, scale);
+    }
+    check_orthogonalize<float>(shape, shape, schedule, {}, 1e-30);
+    check_orthogonalize<float>(shape, shape, schedule, {}, 1e30);
+    check_orthogonalize<raphson::bfloat16>(shape, shape, schedule, {}, 1e30);
+}
+
+TEST_CASE("cuda orthogonalize: zeros, NaN, in place, several arrays") {
+    const Schedule schedule = Schedule::named("polar_express");
+    Scratch scratch(here);
+    const Layout shape = contiguous(3, 10, 16);
+    std::vector<float> x = normals<float>(shape.elements, 5);
+    std::fill(x.begin() + 160, x.begin() + 320, 0.0f);  // a zero matrix
+    std::vector<float> bad = x;
+    bad[325] = NAN;
+    const OrthogonalizePlan plan = plan_orthogonalize(10, 16, DType::float32, schedule, {});
+    OrthogonalizeOptions options;
+    options.check_finite = false;
+
+    float* in_place = upload(scratch, bad);
+    const BatchRef ref = shape.on(in_place, DType::float32);
+    on_device({{ref, ref, &plan}}, options);
+    const auto got = download(in_place, shape.elements);
+    CHECK(std::all_of(got.begin(), got.begin() + 160, [](float v) { return std::isfinite(v); }));
+    CHECK(std::all_of(got.begin() + 160, got.begin() + 320, [](float v) { return v == 0; }));
+    CHECK(std::any_of(got.begin() + 320, got.end(), [](float v) { return v != v; }));
+
+    options.check_finite = true;
+    float* refused = upload(scratch, bad);
+    const BatchRef refused_ref = shape.on(refused, DType::float32);
+    const std::string text = refusal([&] { on_device({{refused_ref, refused_ref, &plan}}, options); });
+    CHECK(text == "orthogonalize: x contains NaN or Inf (matrix 2 of the batch)");
+    CHECK(download(refused, 320) == std::vector<float>(bad.begin(), bad.begin() + 320));  // nothing has been written
+
+    // Bit for bit what every one gives alone: equal shapes are joined in one batch.
+    const Layout wide = contiguous(1, 10, 40);
+    const OrthogonalizePlan wide_plan = plan_orthogonalize(10, 40, DType::float32, schedule, {});
+    const std::vector<float> y = normals<float>(wide.elements, 6);
+    float *a = upload(scratch, x), *b = upload(scratch, y), *c = upload(scratch, x);
+    float *together[3] = {poisoned<float>(scratch, 480), poisoned<float>(scratch, 400), poisoned<float>(scratch, 480)};
+    float *alone[2] = {poisoned<float>(scratch, 480), poisoned<float>(scratch, 400)};
+    on_device({{shape.on(a, DType::float32), shape.on(together[0], DType::float32), &plan},
+               {wide.on(b, DType::float32), wide.on(together[1], DType::float32), &wide_plan},
+               {shape.on(c, DType::float32), shape.on(together[2], DType::float32), &plan}},
+              options);
+    on_device({{shape.on(a, DType::float32), shape.on(alone[0], DType::float32), &plan}}, options);
+    on_device({{wide.on(b, DType::float32), wide.on(alone[1], DType::float32), &wide_plan}}, options);
+    CHECK(same_bits(download(together[0], 480), download(alone[0], 480)));
+    CHECK(same_bits(download(together[2], 480), download(alone[0], 480)));
+    CHECK(same_bits(download(together[1], 400), download(alone[1], 400)));
+}
+
+TEST_CASE("cuda orthogonalize: nothing to do") {
+    const OrthogonalizePlan plan = plan_orthogonalize(0, 5, DType::float32, Schedule::named("muon"), {});
+    const Layout empty{{2, 0, 5}, {0, 5, 1}, 0}, none{{0, 3, 3}, {9, 3, 1}, 0};
+    on_device({{empty.on(nullptr, DType::float32), empty.on(nullptr, DType::float32), &plan}}, {});
+    on_device({{none.on(nullptr, DType::float32), none.on(nullptr, DType::float32), &plan}}, {});
+    on_device({}, {});
+}
