@@ -5,8 +5,17 @@ set(RAPHSON_CUDA_SOURCES
   src/gemm/blas.cu
   src/gemm/product.cu
   src/gemm/wgmma.cu
+  src/ihvp/core.cu
+  src/ihvp/device_window.cu
+  src/ihvp/passes.cu
   src/newton_schulz/iterate.cu
   src/newton_schulz/passes.cu
+  src/ot/iterate.cu
+  src/ot/passes.cu
+  src/ot/resident.cu
+  src/sketch/gaussian.cu
+  src/sketch/passes.cu
+  src/sketch/sweep.cu
 )
 list(TRANSFORM RAPHSON_CUDA_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/cpp/)
 

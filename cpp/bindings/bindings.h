@@ -14,6 +14,7 @@ void bind_ot(pybind11::module_& m);
 void bind_sketch(pybind11::module_& m);
 void bind_fisher(pybind11::module_& m);
 void bind_ihvp(pybind11::module_& m);
+void bind_ihvp_cuda(pybind11::module_& m);
 void bind_newton(pybind11::module_& m);
 void bind_minimize(pybind11::module_& m);
 void bind_rows(pybind11::module_& m);

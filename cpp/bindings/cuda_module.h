@@ -9,6 +9,9 @@ namespace raphson::bindings {
 // the array it was given. Needs the GIL.
 const CudaTable& cuda(const char* function, const char* argument);
 
+// The same where no array has come yet: `device` is what the caller named.
+const CudaTable& cuda_device(const char* function, int device);
+
 // For functions that have no CUDA kernels.
 [[noreturn]] void throw_no_cuda_kernels(const char* function, const char* argument);
 

@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m) {
     raphson::bindings::bind_matrix_functions(m);
     raphson::bindings::bind_fisher(m);
     raphson::bindings::bind_ihvp(m);
+    raphson::bindings::bind_ihvp_cuda(m);
     raphson::bindings::bind_ot(m);
     raphson::bindings::bind_rows(m);
     raphson::bindings::bind_sketch(m);

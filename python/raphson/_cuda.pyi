@@ -1,7 +1,5 @@
 """Types of the CUDA module, which is there only where nvcc was at build time."""
 
-from types import CapsuleType
-
-_table: CapsuleType
+_table: object
 
 def device_count() -> int: ...

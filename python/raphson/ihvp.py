@@ -39,6 +39,16 @@ def _split(damping: Any, function: str) -> tuple[float, bool]:
     return float(damping), False
 
 
+def _cuda_device(device: Any) -> int | None:
+    """None is the CPU."""
+    if device == "cpu":
+        return None
+    kind, _, number = str(device).partition(":")
+    if kind != "cuda" or not (number == "" or number.isdecimal()):
+        raise ValueError(f"GradientWindow: device must be 'cpu', 'cuda' or 'cuda:<number>', got {device!r}")
+    return int(number or 0)
+
+
 class GradientWindow:
     r"""The newest gradients, and products with the inverse of F = λI + (1/m) Σ gᵢgᵢᵀ (dynamic M-FAC).
 
@@ -59,7 +69,7 @@ class GradientWindow:
     error_feedback : bool
         What rounding takes from a gradient is added to the next one.
     device : str
-        "cpu".
+        ``"cpu"``, ``"cuda"`` or ``"cuda:1"``: where the window lies, and its gradients must.
     comm : mpi4py communicator, optional
         Every process holds a slice of the columns (``dim`` is the slice's) and calls the same methods in the same
         order; m numbers are summed by ``comm.allreduce`` in a push. With ``block_size`` no block crosses processes.
@@ -93,6 +103,12 @@ class GradientWindow:
 
     Every method may be called from several threads; calls wait for each other. A call that raises leaves the window
     as it was.
+
+    On CUDA, ``push``, ``precondition`` and ``solve`` run on the stream of their array and return before the work is
+    done; everything else waits for the device, and ``solve_recent`` and ``influence`` answer with NumPy arrays. A
+    gradient that is not finite, or too large for the dtype, is found only on the device: it enters as a row of zeros,
+    and ``precondition`` answers with NaN. States go from one device to another. The capacity is limited by a block's
+    shared memory (about 11,900 gradients), and ``comm`` must be None.
     """
 
     def __init__(
@@ -111,8 +127,9 @@ class GradientWindow:
         value, relative = _split(damping, "GradientWindow")
         if scale not in ("capacity", "count"):
             raise ValueError(f"GradientWindow: scale must be 'capacity' or 'count', got {scale!r}")
-        if device != "cpu":
-            raise ValueError(f"GradientWindow: device must be 'cpu', got {device!r}")
+        cuda = _cuda_device(device)
+        if cuda is not None and comm is not None:
+            raise ValueError("GradientWindow: comm= works on the CPU only")
         if block_size is not None and operator.index(block_size) < 1:
             raise ValueError(f"GradientWindow: block_size must be at least 1, got {block_size}")
         self._dim, self._capacity = operator.index(dim), operator.index(capacity)
@@ -121,18 +138,14 @@ class GradientWindow:
         self._dtype, self._scale = dtype, scale
         self._block_size, self._error_feedback = block_size, bool(error_feedback)
         self._damping: Damping = ("relative", value) if relative else value
-        self._comm = comm
-        self._core = _core.GradientWindow(
-            self._dim,
-            self._capacity,
-            value,
-            relative,
-            self._dtype,
-            scale == "count",
-            block_size or 0,
-            self._error_feedback,
-            None if comm is None else self._reduce,
-        )
+        self._comm, self._device = comm, "cpu" if cuda is None else f"cuda:{cuda}"
+        arguments = (self._dim, self._capacity, value, relative, self._dtype, scale == "count", block_size or 0)
+        self._core: _core.GradientWindow | _core.CudaGradientWindow
+        if cuda is None:
+            reduce = None if comm is None else self._reduce
+            self._core = _core.GradientWindow(*arguments, self._error_feedback, reduce)
+        else:
+            self._core = _core.CudaGradientWindow(*arguments, self._error_feedback, cuda)
 
     def _reduce(self, values: npt.NDArray[np.float64]) -> None:
         values[:] = self._comm.allreduce(values.copy())
@@ -168,6 +181,11 @@ class GradientWindow:
     def error_feedback(self) -> bool:
         """Whether rounding errors go into the next gradient."""
         return self._error_feedback
+
+    @property
+    def device(self) -> str:
+        """``"cpu"``, or ``"cuda:0"`` and so on."""
+        return self._device
 
     @property
     def nbytes(self) -> int:
@@ -278,7 +296,10 @@ class GradientWindow:
         values = np.asarray(weights, dtype=np.float64)
         if values.ndim != 1:
             raise ValueError(f"solve_recent: weights must have one axis, got shape {values.shape}")
-        out = np.empty(self._dim, dtype=np.float64 if self._dtype == "float64" else np.float32)
+        dtype = np.float64 if self._dtype == "float64" else np.float32
+        if isinstance(self._core, _core.CudaGradientWindow):
+            return self._core.solve_recent(values).astype(dtype)
+        out = np.empty(self._dim, dtype=dtype)
         self._core.solve_recent(values, out)
         return out
 
@@ -346,9 +367,10 @@ class GradientWindow:
     def __getstate__(self) -> dict[str, Any]:
         if self._comm is not None:
             raise TypeError("a GradientWindow with comm= cannot be pickled; use state_dict on every process")
-        return self.state_dict()
+        return self.state_dict() | {"device": self._device}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         keywords = {name: state[name] for name in ("dtype", "scale", "block_size", "error_feedback")}
-        GradientWindow.__init__(self, state["dim"], state["capacity"], state["damping"], **keywords)
+        device = state.get("device", "cpu")
+        GradientWindow.__init__(self, state["dim"], state["capacity"], state["damping"], device=device, **keywords)
         self.load_state_dict(state)

@@ -13,9 +13,10 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-import dlpack
 import numpy as np
 import pytest
+
+import dlpack
 
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.restype = ctypes.c_void_p

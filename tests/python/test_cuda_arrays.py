@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 
-import cuda_arrays
-import dlpack
 import numpy as np
 import pytest
 
+import cuda_arrays
+import dlpack
 import raphson
 from raphson.newton_schulz import orthogonalize, orthogonalize_many, polar
 

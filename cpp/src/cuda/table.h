@@ -9,8 +9,11 @@
 
 namespace raphson {
 
+struct Damping;
 struct OrthogonalizeItem;
 struct OrthogonalizeOptions;
+struct WindowOptions;
+class CudaWindow;
 
 // A device and one of its streams (a cudaStream_t; null is the legacy default stream).
 struct CudaPlace {
@@ -30,6 +33,8 @@ struct CudaTable {
     // As orthogonalize of the CPU. Reads the norms (and waits for them) only with options.check_finite.
     void (*orthogonalize)(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options,
                           CudaPlace place);
+    // A gradient window on the place's device, checked by the caller; who gets it deletes it.
+    CudaWindow* (*make_window)(std::int64_t dim, std::int64_t capacity, Damping damping, const WindowOptions& options, CudaPlace place);
 };
 
 constexpr int cuda_table_version = 1;

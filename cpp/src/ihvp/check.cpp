@@ -85,6 +85,15 @@ void check_window(std::int64_t dim, std::int64_t capacity, const Damping& dampin
     check_damping("GradientWindow", damping);
 }
 
+void Window::check_state(const State& state, std::int64_t capacity) {
+    if (state.length < 0 || state.length > capacity || state.head < 0 || state.head > capacity) {
+        throw std::invalid_argument("load_state_dict: length or head is out of range");
+    }
+    if (!(state.shift >= 0) || !(state.lambda >= 0) || !std::isfinite(state.shift) || !std::isfinite(state.lambda)) {
+        throw std::invalid_argument("load_state_dict: lambda and shift must be finite and not negative");
+    }
+}
+
 void Window::check_vector(const VectorRef& x, const char* function, const char* name) const {
     if (x.size == dim_) return;
     throw std::invalid_argument(std::string(function) + ": " + name + " must have shape (" + std::to_string(dim_) +

@@ -48,6 +48,7 @@ public:
         std::int64_t length, head;
         double lambda, shift;          // of the factor; shift 0: there is none
     };
+    static void check_state(const State& state, std::int64_t capacity);  // its numbers; the arrays' sizes are load's
     State state() const;
     void load(State&& state, Damping damping);
     std::int64_t scales_per_row() const { return scales_per_row_; }

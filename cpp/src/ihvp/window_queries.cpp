@@ -194,12 +194,7 @@ void Window::load(State&& state, Damping damping) {
     same("residual", state.residual.size(), residual_.size());
     same("gram", state.gram.size(), core);
     same("factor", state.factor.size(), core);
-    if (state.length < 0 || state.length > capacity_ || state.head < 0 || state.head >= ring_) {
-        throw std::invalid_argument("load_state_dict: length or head is out of range");
-    }
-    if (!(state.shift >= 0) || !(state.lambda >= 0) || !std::isfinite(state.shift) || !std::isfinite(state.lambda)) {
-        throw std::invalid_argument("load_state_dict: lambda and shift must be finite and not negative");
-    }
+    check_state(state, capacity_);
     std::memcpy(rows_.get(), state.rows.data(), bytes);
     scales_ = std::move(state.scales);
     row_scale_ = std::move(state.row_scale);

@@ -5,6 +5,7 @@
 // It proves indexing, barriers and arithmetic; it proves nothing about speed, or about the hardware's own rules.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -27,7 +28,7 @@
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 
-using std::fabs, std::fma, std::sqrt;  // as in CUDA, for every type
+using std::fabs, std::fma, std::max, std::min, std::sqrt;  // as in CUDA, for every type
 
 struct uint3 {
     unsigned x, y, z;
@@ -117,6 +118,22 @@ inline float __uint_as_float(unsigned x) {
 inline unsigned __float_as_uint(float x) {
     unsigned y;
     std::memcpy(&y, &x, sizeof y);
+    return y;
+}
+inline int __double2loint(double x) {
+    std::int64_t y;
+    std::memcpy(&y, &x, sizeof y);
+    return static_cast<int>(static_cast<std::uint32_t>(y));
+}
+inline int __double2hiint(double x) {
+    std::int64_t y;
+    std::memcpy(&y, &x, sizeof y);
+    return static_cast<int>(y >> 32);
+}
+inline double __hiloint2double(int high, int low) {
+    const std::uint64_t bits = static_cast<std::uint64_t>(static_cast<std::uint32_t>(high)) << 32 | static_cast<std::uint32_t>(low);
+    double y;
+    std::memcpy(&y, &bits, sizeof y);
     return y;
 }
 
