@@ -13,6 +13,7 @@ set(RAPHSON_CUDA_SOURCES
   src/ot/iterate.cu
   src/ot/passes.cu
   src/ot/resident.cu
+  src/sketch/device_sketch.cu
   src/sketch/gaussian.cu
   src/sketch/passes.cu
   src/sketch/sweep.cu

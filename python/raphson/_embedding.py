@@ -25,6 +25,8 @@ class Embedding:
     """A random matrix S (rows, cols) with E[SᵀS] = I. Subclasses say what its entries are."""
 
     _name = "Embedding"
+    #: Entries a column of the kind that CUDA kernels make: 0 is Gaussian, None has none.
+    _cuda_nnz: int | None = None
 
     def __init__(self, rows: int, cols: int, seed: Seed) -> None:
         self._rows, self._cols = operator.index(rows), operator.index(cols)
@@ -73,6 +75,8 @@ class Embedding:
         A : array (cols, d) or (cols,), SciPy CSR or CSC, or a callable
             float64 or float32. A callable returns a fresh iterator of blocks of consecutive rows, for data that does
             not fit in memory; a memory map is read in place. SciPy matrices give SciPy matrices where S is sparse.
+            CUDA arrays (SparseSign, CountSketch, Gaussian): contiguous rows, ``weights`` a float64 CUDA array, and the
+            result is written on their stream; the order of additions is fixed, NaN is not looked for.
         weights : array (cols,), optional
             Row weights; for the sketch of √D A pass the square roots.
         out : array (rows, d), optional
@@ -90,6 +94,8 @@ class Embedding:
             Integer or complex data.
         """
         function = f"{self._name}.apply"
+        if self._cuda_nnz is not None and _core._is_cuda(A):
+            return _core._cuda_sketch(function, self._seed, *self.shape, self._cuda_nnz, A, weights, out)
         w = None if weights is None else self._weights(weights, function)
         if is_sparse(A):
             return self._apply_sparse(A, w, out, function)
@@ -176,6 +182,8 @@ class Embedding:
     def adjoint(self, B: Any) -> Any:
         """Sᵀ B of B (rows, d) or (rows,): (cols, d), in B's framework and dtype."""
         function = f"{self._name}.adjoint"
+        if self._cuda_nnz and _core._is_cuda(B):
+            return _core._cuda_adjoint(function, self._seed, *self.shape, self._cuda_nnz, B)
         view = self._rows_of(B, function)
         if view.shape[0] != self._rows:
             raise ValueError(f"{function}: B must have {self._rows} rows, got shape {view.shape}")

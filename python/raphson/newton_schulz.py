@@ -70,8 +70,9 @@ def orthogonalize(
     Parameters
     ----------
     x : array (..., m, n)
-        float64, float32 or bfloat16 (NumPy users: ``ml_dtypes.bfloat16``); any strides, any number of batch axes; tall
-        matrices are iterated on their transpose. Anything that speaks DLPack or the buffer protocol, or a list.
+        float64, float32 or bfloat16 (NumPy users: ``ml_dtypes.bfloat16``), on CUDA float16 too; any strides, any number
+        of batch axes; tall matrices are iterated on their transpose. Anything that speaks DLPack or the buffer
+        protocol, or a list. CUDA arrays are worked on where they lie, on their stream.
     schedule : str or array (steps, 3)
         The rows (a, b, c), or a name; :func:`schedule` gives the table behind a name.
 
@@ -105,7 +106,8 @@ def orthogonalize(
     eps : float
         The divisor is never less than ``eps``·max|X|. Relative, so that 1e-30·X and 1e30·X give the same answer.
     check_finite : bool, optional
-        NaN or Inf in x raises (None and True), at no extra pass; False lets them through to the result.
+        NaN or Inf in x raises (None and True), at no extra pass; False lets them through to the result. On CUDA None
+        does not look, and True waits for the device.
     out : array, optional
         Written and returned; same framework, shape and dtype as x. ``out=x`` works in place.
     comm : None

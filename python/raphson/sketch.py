@@ -66,6 +66,10 @@ class SparseSign(Embedding):
         """Entries in a column."""
         return self._nnz
 
+    @property
+    def _cuda_nnz(self) -> int:  # type: ignore[override]
+        return self._nnz
+
     def _adjoint(self, columns: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
         self._core.adjoint(columns, 0, out)
 
@@ -127,6 +131,7 @@ class Gaussian(Embedding):
     """
 
     _name = "Gaussian"
+    _cuda_nnz = 0
 
     def __init__(self, rows: int, cols: int, *, seed: Seed = 0) -> None:
         super().__init__(rows, cols, seed)

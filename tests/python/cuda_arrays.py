@@ -1,7 +1,7 @@
 """CUDA arrays for tests: torch's on a GPU, or without one host memory that says it is on a device.
 
-RAPHSON_EMULATED_CUDA names a build of the kernels for the CPU (tests/cuda), which then serves as raphson._cuda. It is set
-for a run of its own: other tests want to see a machine without CUDA.
+RAPHSON_EMULATED_CUDA names a build of the kernels for the CPU (tests/cuda), which then serves as raphson._cuda. It is
+set for a run of its own: other tests want to see a machine without CUDA.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import pickle
 
-import cuda_arrays
 import numpy as np
 import pytest
 
+import cuda_arrays
 from raphson.ihvp import GradientWindow
 
 device = cuda_arrays.device()

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "gemm/product.h"
 #include "ihvp/device_window.h"
 #include "newton_schulz/orthogonalize.h"
 
@@ -15,11 +16,32 @@ void order(CudaPlace earlier, CudaPlace later);
 void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options, CudaPlace place);
 CudaWindow* make_window(std::int64_t dim, std::int64_t capacity, Damping damping, const WindowOptions& options, CudaPlace place);
 
+void sketch(const CudaEmbedding& s, const CudaMatrix& a, const double* weights, const CudaMatrix& out, CudaPlace place);
+void sketch_adjoint(const CudaEmbedding& s, const CudaMatrix& b, const CudaMatrix& out, CudaPlace place);
+
+namespace {
+
+void gram(const void* x, std::int64_t m, std::int64_t k, void* d, CudaPlace place) {
+    const DeviceGuard guard(place.device);
+    Scratch scratch(place);
+    ProductJob job;
+    job.type = DType::bfloat16;
+    job.m = job.n = m;
+    job.k = k;
+    job.a = job.b = {x, k, 0};
+    job.b_transposed = job.symmetric = true;
+    job.d = d;
+    job.ldd = m;
+    product(job, scratch);
+}
+
+}  // namespace
 }  // namespace cuda
 
 const CudaTable& cuda_table() {
     static const CudaTable table{cuda_table_version, cuda::device_count,  cuda::allocate_result, cuda::release_result,
-                                 cuda::order,        cuda::orthogonalize, cuda::make_window};
+                                 cuda::order,        cuda::orthogonalize, cuda::gram,            cuda::sketch,
+                                 cuda::sketch_adjoint, cuda::make_window};
     return table;
 }
 

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "raphson/view.h"
+
 namespace raphson {
 
 struct Damping;
@@ -21,6 +23,20 @@ struct CudaPlace {
     void* stream;
 };
 
+// A row-major matrix in the device's memory, `ld` numbers from row to row.
+struct CudaMatrix {
+    void* data;
+    DType type;
+    std::int64_t rows, cols, ld;
+};
+
+// A SparseSign, or a Gaussian when nnz is 0.
+struct CudaEmbedding {
+    std::uint64_t seed;
+    std::int64_t rows, cols;
+    int nnz;
+};
+
 struct CudaTable {
     int version;
     // Number of usable CUDA devices; std::runtime_error with the driver's words when there is no working driver.
@@ -33,6 +49,11 @@ struct CudaTable {
     // As orthogonalize of the CPU. Reads the norms (and waits for them) only with options.check_finite.
     void (*orthogonalize)(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options,
                           CudaPlace place);
+    // d (m×m) ← x xᵀ of a contiguous bfloat16 matrix x (m×k) by the kernel that orthogonalize would take: for benches.
+    void (*gram)(const void* x, std::int64_t m, std::int64_t k, void* d, CudaPlace place);
+    // out ← S diag(weights) a, and out ← Sᵀ b (of a SparseSign); float64 or float32. weights may be null.
+    void (*sketch)(const CudaEmbedding& s, const CudaMatrix& a, const double* weights, const CudaMatrix& out, CudaPlace place);
+    void (*sketch_adjoint)(const CudaEmbedding& s, const CudaMatrix& b, const CudaMatrix& out, CudaPlace place);
     // A gradient window on the place's device, checked by the caller; who gets it deletes it.
     CudaWindow* (*make_window)(std::int64_t dim, std::int64_t capacity, Damping damping, const WindowOptions& options, CudaPlace place);
 };

@@ -83,7 +83,8 @@ __global__ void __launch_bounds__(threads) gauge_kernel(const double* a, const d
     mass = over_block(mass, room, Plus());
     if (threadIdx.x == 0) facts->shift = difference / (2 * mass);
 }
-__global__ void __launch_bounds__(threads) shift_kernel(int64_t rows, int64_t columns, const Facts* facts, double* u, double* psi) {
+__global__ void __launch_bounds__(threads) shift_kernel(int64_t rows, int64_t columns, const Facts* facts, double* u,
+                                                        double* psi) {
     const int64_t k = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
     if (k < rows) u[k] += facts->shift;
     if (k < columns) psi[k] -= facts->shift;
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(threads) finish_kernel(const double* a, const 
 class Run {
 public:
     Run(const DeviceCost& cost, const double* a, const double* b, const DeviceSinkhornOptions& options, Scratch& scratch)
-        : cost_(cost), options_(options), scratch_(scratch), place_(scratch.place()), room_(pass_room(cost, options.resident, scratch)) {
+        : cost_(cost), options_(options), place_(scratch.place()), room_(pass_room(cost, options.resident, scratch)) {
         const int64_t n = cost.rows, m = cost.columns;
         u_ = scratch.take_array<double>(n);
         psi_ = scratch.take_array<double>(m);
@@ -119,7 +120,8 @@ public:
         log_b_ = scratch.take_array<double>(m);
         balance_ = {0, 0, 0, a, scaled_b, log_b_, &facts_->least_column};
         balanced_ = std::isinf(options.rho_a) && std::isinf(options.rho_b);
-        launch("sinkhorn: weights", place_, {dim3(1), threads}, facts_kernel, a, b, n, m, balanced_, lost_share(room_.narrow), facts_);
+        launch("sinkhorn: weights", place_, {dim3(1), threads}, facts_kernel, a, b, n, m, balanced_, lost_share(room_.narrow),
+               facts_);
         launch("sinkhorn: start", place_, along(), start_kernel, b, options.f, options.g, n, m, 1 / options.reg, facts_, scaled_b,
                log_b_, u_, psi_);
         auto* range = scratch.take_array<double>(cost_range_parts);
@@ -155,7 +157,10 @@ public:
     }
 
     DeviceSinkhornOutcome finish(double* f, double* g) {
-        set_reg(options_.reg);  // where it ended on the way
+        if (reg_ != options_.reg) {  // ended on the way
+            set_reg(options_.reg);
+            sweep(cost_, balance_, room_, u_, psi_, next_, sums_.columns, place_);
+        }
         if (balanced_) gauge(psi_);
         launch("sinkhorn: potentials", place_, along(), finish_kernel, balance_.a, balance_.b, cost_.rows, cost_.columns, log_b_,
                options_.reg, u_, psi_, f, g);
@@ -179,7 +184,8 @@ private:
     }
     template <class T>
     void read(const T* from, T* to, std::size_t count) const {
-        check(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToHost, stream(place_)), "sinkhorn: reading the error");
+        check(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToHost, stream(place_)),
+              "sinkhorn: reading the error");
         check(cudaStreamSynchronize(stream(place_)), "sinkhorn: waiting for the error");
     }
     void set_reg(double reg) {
@@ -194,8 +200,8 @@ private:
         balance_.kappa_b = reg / options_.rho_b;
     }
     void gauge(double* psi) const {
-        launch("sinkhorn: gauge", place_, {dim3(1), threads}, gauge_kernel, balance_.a, balance_.b, cost_.rows, cost_.columns, log_b_, u_,
-               psi, facts_);
+        launch("sinkhorn: gauge", place_, {dim3(1), threads}, gauge_kernel, balance_.a, balance_.b, cost_.rows, cost_.columns,
+               log_b_, u_, psi, facts_);
         launch("sinkhorn: gauge", place_, along(), shift_kernel, cost_.rows, cost_.columns, facts_, u_, psi);
     }
 
@@ -203,6 +209,10 @@ private:
     bool reach(double goal, int most) {
         best_ = std::numeric_limits<double>::infinity();
         idle_ = 0;
+        if (iterations_ >= options_.max_iter) {
+            status_ = Status::max_iter;
+            return true;
+        }
         for (int done = 0, batch = 1; done < most;) {
             batch = std::min({batch, most - done, options_.max_iter - iterations_});
             for (int k = 0; k < batch; ++k) {
@@ -244,7 +254,6 @@ private:
 
     const DeviceCost& cost_;
     const DeviceSinkhornOptions& options_;
-    Scratch& scratch_;
     CudaPlace place_;
     PassRoom room_;
     DeviceBalance balance_{};

@@ -281,15 +281,17 @@ int64_t row_parts(const DeviceCost& cost, int device) {
 int64_t column_blocks(int64_t columns) { return ceil_div(columns, columns_a_block); }
 
 // The columns' sums over `slots` vectors of the room and, where psi_next is not null, ψ's optimum.
-void add_columns(const DeviceBalance& balance, const PassRoom& room, int64_t columns, int64_t slots, bool narrow, const double* psi,
-                 double* psi_next, double* sums, double* column_errors, CudaPlace place) {
+void add_columns(const DeviceBalance& balance, const PassRoom& room, int64_t columns, int64_t slots, bool narrow,
+                 const double* psi, double* psi_next, double* sums, double* column_errors, CudaPlace place) {
     const Grid grid{dim3(blocks(column_blocks(columns))), columns_a_block * lanes_a_column};
     if (narrow) {
-        launch("sinkhorn: columns", place, grid, columns_kernel<float>, balance, static_cast<const float*>(room.partials), slots,
-               room.padded, columns, psi, psi_next, sums, column_errors, balance.least_column, room.lost);
+        const auto* partials = static_cast<const float*>(room.partials);
+        launch("sinkhorn: columns", place, grid, columns_kernel<float>, balance, partials, slots, room.padded, columns,
+               psi, psi_next, sums, column_errors, balance.least_column, room.lost);
     } else {
-        launch("sinkhorn: columns", place, grid, columns_kernel<double>, balance, static_cast<const double*>(room.partials), slots,
-               room.padded, columns, psi, psi_next, sums, column_errors, balance.least_column, room.lost);
+        const auto* partials = static_cast<const double*>(room.partials);
+        launch("sinkhorn: columns", place, grid, columns_kernel<double>, balance, partials, slots, room.padded, columns,
+               psi, psi_next, sums, column_errors, balance.least_column, room.lost);
     }
 }
 
@@ -297,8 +299,8 @@ template <class Entries>
 void partial_columns(const Entries& entries, const DeviceCost& cost, const At& at, const double* mass, const double* z,
                      const PassRoom& room, CudaPlace place) {
     const dim3 grid(blocks(ceil_div(cost.columns, threads)), static_cast<unsigned>(row_parts(cost, place.device)));
-    launch("sinkhorn: column sums", place, {grid, threads}, column_sums_kernel<Entries>, entries, cost.rows, cost.columns, at, mass, z,
-           static_cast<double*>(room.partials), room.padded);
+    launch("sinkhorn: column sums", place, {grid, threads}, column_sums_kernel<Entries>, entries, cost.rows, cost.columns, at,
+           mass, z, static_cast<double*>(room.partials), room.padded);
 }
 
 }  // namespace
@@ -346,14 +348,14 @@ void sweep(const DeviceCost& cost, const DeviceBalance& balance, const PassRoom&
         using Entries = std::decay_t<decltype(entries)>;
         constexpr int64_t blocks_a_processor = 2;
         const int64_t most = std::min<int64_t>(cost.columns, blocks_a_processor * traits(place.device).processors);
-        launch("sinkhorn: lost columns", place, {dim3(blocks(most)), threads}, lost_kernel<Entries>, entries, cost.rows, at, balance,
-               room.lost, psi_next);
+        launch("sinkhorn: lost columns", place, {dim3(blocks(most)), threads}, lost_kernel<Entries>, entries, cost.rows, at,
+               balance, room.lost, psi_next);
     });
 }
 
 void total_error(const DeviceBalance& balance, const PassRoom& room, int64_t columns, double* error, CudaPlace place) {
-    launch("sinkhorn: error", place, {dim3(1), threads}, error_kernel, balance, room.column_errors, column_blocks(columns), int64_t{0},
-           nullptr, nullptr, error);
+    launch("sinkhorn: error", place, {dim3(1), threads}, error_kernel, balance, room.column_errors, column_blocks(columns),
+           int64_t{0}, nullptr, nullptr, error);
 }
 
 void measure(const DeviceCost& cost, const DeviceBalance& balance, const PassRoom& room, const double* u, const double* psi,
@@ -366,12 +368,13 @@ void measure(const DeviceCost& cost, const DeviceBalance& balance, const PassRoo
                cost_sum != nullptr ? room.row_parts : nullptr);
         partial_columns(entries, cost, at, balance.a, nullptr, room, place);
     });
-    add_columns(balance, room, cost.columns, row_parts(cost, place.device), false, psi, nullptr, sums.columns, room.column_errors, place);
+    add_columns(balance, room, cost.columns, row_parts(cost, place.device), false, psi, nullptr, sums.columns, room.column_errors,
+                place);
     launch("sinkhorn: error", place, {dim3(1), threads}, error_kernel, balance, room.column_errors, column_blocks(cost.columns),
            cost.rows, u, sums.row_sum, error);
     if (cost_sum == nullptr) return;
-    launch("sinkhorn: cost", place, {dim3(1), threads}, error_kernel, balance, room.row_parts, cost.rows, int64_t{0}, nullptr, nullptr,
-           cost_sum);
+    launch("sinkhorn: cost", place, {dim3(1), threads}, error_kernel, balance, room.row_parts, cost.rows, int64_t{0}, nullptr,
+           nullptr, cost_sum);
 }
 
 void plan_rows(const DeviceCost& cost, const DeviceBalance& balance, const double* u, const double* psi, int64_t first,
@@ -411,7 +414,8 @@ void cost_range(const DeviceCost& cost, double* parts, CudaPlace place) {
     const int count = static_cast<int>(std::min<int64_t>(cost.rows, cost_range_blocks));
     for_entries(cost, [&](const auto& entries) {
         using Entries = std::decay_t<decltype(entries)>;
-        launch("sinkhorn: range", place, {dim3(blocks(count)), threads}, range_kernel<Entries>, entries, cost.rows, cost.columns, parts);
+        launch("sinkhorn: range", place, {dim3(blocks(count)), threads}, range_kernel<Entries>, entries, cost.rows, cost.columns,
+               parts);
     });
     launch("sinkhorn: range", place, {dim3(1), 32}, range_of_parts_kernel, count, parts);
 }

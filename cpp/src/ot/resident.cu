@@ -155,7 +155,8 @@ struct Columns {
     int first, left;  // of group 0; columns from there on
     T *ring, *potentials;
 
-    __device__ explicit Columns(const ResidentSweep<T>& sweep) : s(sweep), first(static_cast<int>(threadIdx.x) * width), left(sweep.columns - first) {
+    __device__ explicit Columns(const ResidentSweep<T>& sweep)
+        : s(sweep), first(static_cast<int>(threadIdx.x) * width), left(sweep.columns - first) {
         ring = reinterpret_cast<T*>(dynamic_shared()) + first;
         potentials = ring + plane;
     }
@@ -175,7 +176,7 @@ struct Columns {
             const int count = inside(g);
             if (count > 0) copy_later<16>(ring + apart(g), row + first + apart(g), count * static_cast<int>(sizeof(T)));
         } else if (there) {
-#pragma unroll
+#pragma unroll 1  // in registers that unrolling would take from the exponentials
             for (int q = 0; q < width; ++q) {
                 if (q < left - apart(g)) copy_later<sizeof(T)>(ring + apart(g) + q, row + first + apart(g) + q, sizeof(T));
             }
@@ -320,7 +321,7 @@ void launch_resident(const DeviceCost& cost, const DeviceBalance& balance, const
     s.padded = room.padded;
     s.inverse_reg = balance.inverse_reg;
     s.exponent = 1 / (1 + balance.kappa_a);
-    const bool aligned = reinterpret_cast<std::uintptr_t>(cost.data) % 16 == 0 && cost.stride * static_cast<int64_t>(sizeof(T)) % 16 == 0;
+    const bool aligned = reinterpret_cast<std::uintptr_t>(cost.data) % 16 == 0 && cost.stride * itemsize(cost.type) % 16 == 0;
     const std::size_t bytes = static_cast<std::size_t>(room.threads) * groups * 16 * (1 + Arithmetic<T>::planes);
     const Grid grid{dim3(static_cast<unsigned>(room.blocks)), static_cast<unsigned>(room.threads), bytes};
     const auto run = [&](auto threads) {
@@ -344,12 +345,13 @@ ResidentShape resident_shape(const DeviceCost& cost, int device) {
     const int width = 16 / static_cast<int>(itemsize(cost.type));
     int64_t threads = 32;
     while (threads * groups * width < cost.columns) threads *= 2;
-    const std::size_t bytes_a_thread = groups * 16 * (narrow ? 1 + Arithmetic<float>::planes : 1 + Arithmetic<double>::planes);
-    constexpr std::size_t fixed_bytes = 2048;  // the kernel's own
-    if (!cost.is_dense() || threads > most_threads || static_cast<std::size_t>(threads) * bytes_a_thread + fixed_bytes > chip.shared_bytes) {
-        return {0, 0, 0};
-    }
-    const int64_t together = std::min<int64_t>(most_threads / threads, 16) * chip.processors;
+    const int64_t bytes_a_thread = groups * 16 * (narrow ? 1 + Arithmetic<float>::planes : 1 + Arithmetic<double>::planes);
+    constexpr int64_t own_bytes = 2048, reserved_bytes = 1024;  // a block's: the kernel's arrays, the system's
+    const int64_t bytes = threads * bytes_a_thread + own_bytes, there = static_cast<int64_t>(chip.shared_bytes);
+    if (!cost.is_dense() || threads > most_threads || bytes > there) return {0, 0, 0};
+    // One wave of blocks, as many as registers and shared memory hold.
+    const int64_t a_processor = std::min(most_threads / threads, (there + reserved_bytes) / (bytes + reserved_bytes));
+    const int64_t together = a_processor * chip.processors;
     const int64_t blocks = std::clamp<int64_t>(ceil_div(cost.rows, fewest_rows), 1, together);
     const int64_t flushes = std::max<int64_t>(ceil_div(ceil_div(cost.rows, blocks), rows_a_flush), 1);
     return {static_cast<int>(threads), static_cast<int>(blocks), static_cast<int>(flushes)};

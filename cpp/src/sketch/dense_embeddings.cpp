@@ -9,6 +9,7 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "raphson/sketch.h"
+#include "sketch/streams.h"
 #include "table.h"
 
 namespace raphson {
@@ -16,7 +17,6 @@ namespace {
 
 using std::int64_t;
 
-constexpr std::uint32_t gaussian_stream = 0x53474131, sign_stream = 0x53524831, row_stream = 0x53524832;
 constexpr int64_t columns_at_once = 256;  // of a Gaussian, in cache while they are multiplied
 constexpr int64_t rows_a_task = 256;
 
@@ -86,7 +86,7 @@ SRHT::SRHT(int64_t rows, int64_t cols, std::uint64_t seed) : rows_(rows), cols_(
     std::unordered_map<int64_t, int64_t> moved;
     picked_.resize(static_cast<std::size_t>(rows));
     for (int64_t r = 0; r < rows; ++r) {
-        const PhiloxBlock block = philox_at(static_cast<std::uint64_t>(r), 0, row_stream, key);
+        const PhiloxBlock block = philox_at(static_cast<std::uint64_t>(r), 0, srht_row_stream, key);
         const auto left = static_cast<double>(padded_ - r);
         const int64_t other = r + std::min(static_cast<int64_t>(philox_uniform(block[0], block[1]) * left), padded_ - r - 1);
         const auto value = [&](int64_t at) {
@@ -104,7 +104,7 @@ void SRHT::signs(int64_t first, int64_t n, double* out) const {
     const PhiloxKey key = PhiloxKey::from_seed(seed_);
     for (int64_t i = 0; i < n; ++i) {
         const auto at = static_cast<std::uint64_t>(first + i);
-        const PhiloxBlock block = philox_at(at >> 7, 0, sign_stream, key);  // 128 signs a block
+        const PhiloxBlock block = philox_at(at >> 7, 0, srht_sign_stream, key);  // 128 signs a block
         out[i] = (block[at >> 5 & 3] >> (at & 31) & 1) != 0 ? -1.0 : 1.0;
     }
 }

@@ -32,7 +32,8 @@ struct SignEntries {
 };
 // place (n × nnz) as SketchTable::places gives it, bit for bit.
 void sign_places(const SignEntries& s, int64_t n, std::uint32_t* place, CudaPlace place_of_work);
-// out (s.rows × a.cols) = S diag(weights) A; weights (a.rows) or null. Overwrites.
+// out (s.rows × a.cols) = S diag(weights) A; weights (a.rows) or null. Overwrites. One read of A for every 2,048 rows of S,
+// or nnz where that is fewer. Scratch: 2·nnz bytes for every row of A, s.rows · 4 for every 64 to 16,384 of them, and sums.
 void sign_sketch(const SignEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch);
 // out (n × b.cols) = Sᵀ b of the first n columns; b has s.rows rows.
 void sign_adjoint(const SignEntries& s, const DenseRows& b, int64_t n, const DenseResult& out, CudaPlace place);

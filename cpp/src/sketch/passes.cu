@@ -136,6 +136,11 @@ Index make_index(const SignEntries& s, int64_t n, int chunk, Scratch& scratch) {
 constexpr int tile_threads = 1024, rows_a_thread = 8, columns_a_thread = 2, most_tiled_nnz = 8;
 constexpr int staged_bytes = 32 << 10;  // of A, twice
 
+template <class T>
+struct __align__(columns_a_thread * sizeof(T)) Few {  // read from shared memory at once
+    T x[columns_a_thread];
+};
+
 // Lanes threads side by side hold a row of sums: few for many rows of the sketch.
 template <class T, int Lanes>
 struct Tile {
@@ -227,9 +232,9 @@ __global__ void __launch_bounds__(tile_threads) tile_kernel(const TileWork work,
                 const unsigned entry = staged.entry[p], row = entry >> 1;
                 const double weight = work.weights != nullptr ? staged.weight[row] : 1.0;
                 const double factor = (entry & 1) != 0 ? -weight : weight;
-                const T* const x = a + row * Shape::columns;
+                const Few<T> x = *reinterpret_cast<const Few<T>*>(a + row * Shape::columns);
 #pragma unroll
-                for (int e = 0; e < columns_a_thread; ++e) sum[q][e] += factor * static_cast<double>(x[e]);
+                for (int e = 0; e < columns_a_thread; ++e) sum[q][e] += factor * static_cast<double>(x.x[e]);
             }
         }
         __syncthreads();

@@ -7,12 +7,12 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "raphson/sketch.h"
+#include "sketch/streams.h"
 #include "table.h"
 
 namespace raphson {
 namespace {
 
-constexpr std::uint32_t sparse_sign_stream = 0x53534b31;  // of the generator: this family, entries
 constexpr std::int64_t rows_at_a_time = 1 << 18;          // whose places are kept at once
 constexpr std::int64_t place_chunk = 4096;
 constexpr std::int64_t cache_bytes = 768 << 10;  // of sums

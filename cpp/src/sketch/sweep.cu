@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(shared_threads) shared_kernel(const SweepWork 
             const T* const row = here + warp / slices * plan.pitch;
             double dot = 0;
 #pragma unroll(Columns < 32 ? 4 : 1)
-            for (int j = warp % slices * 32 + lane; j < d; j += slices * 32) dot += static_cast<double>(row[j]) * work.what.v[j];
+            for (int j = warp % slices * 32 + lane; j < d; j += slices * 32) dot += static_cast<double>(row[j]) * __ldg(work.what.v + j);
             for (int by = 16; by > 0; by /= 2) dot += __shfl_xor_sync(~0u, dot, by);
             if (lane == 0) dots[warp] = dot;
         }
@@ -304,7 +304,7 @@ __global__ void __launch_bounds__(far_threads) far_dots_kernel(const SweepWork w
         const T* const a = static_cast<const T*>(work.a) + row * work.ld;
         double dot = 0;
 #pragma unroll 4
-        for (int64_t j = lane; j < work.d; j += 32) dot += static_cast<double>(a[j]) * work.what.v[j];
+        for (int64_t j = lane; j < work.d; j += 32) dot += static_cast<double>(__ldg(a + j)) * __ldg(work.what.v + j);
         for (int by = 16; by > 0; by /= 2) dot += __shfl_xor_sync(~0u, dot, by);
         if (lane == 0) u[row] = middle(work, row, dot, sums);
     }

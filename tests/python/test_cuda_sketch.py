@@ -1,0 +1,79 @@
+"""Sketches of CUDA arrays beside the CPU's: the same embedding, entry by entry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import cuda_arrays
+from raphson.sketch import SRHT, CountSketch, Gaussian, SparseSign
+
+device = cuda_arrays.device()
+
+N, D = 300, 11
+EMBEDDINGS = {
+    "sparse": SparseSign(40, N, nnz=4, seed=3),
+    "dense signs": SparseSign(20, N, nnz=20, seed=1),
+    "count": CountSketch(33, N, seed=2),
+    "gaussian": Gaussian(25, N, seed=5),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_it_is_the_same_embedding(rng, name, dtype, weighted):
+    s = EMBEDDINGS[name]
+    a = rng.standard_normal((N, D)).astype(dtype)
+    w = rng.standard_normal(N) if weighted else None
+    found = device.get(s.apply(device.put(a), weights=None if w is None else device.put(w)))
+    expected = s.apply(a, weights=w)
+    assert found.dtype == dtype
+    tolerance = 1e-12 if dtype == np.float64 else 1e-5
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["sparse", "count"])
+def test_the_adjoint_too(rng, name):
+    s = EMBEDDINGS[name]
+    b = rng.standard_normal((s.shape[0], D))
+    np.testing.assert_allclose(device.get(s.adjoint(device.put(b))), s.adjoint(b), atol=1e-13)
+
+
+def test_vectors_out_and_the_operator(rng):
+    s = EMBEDDINGS["sparse"]
+    x = rng.standard_normal(N)
+    np.testing.assert_allclose(device.get(s @ device.put(x)), s @ x, atol=1e-12)
+    a = rng.standard_normal((N, D))
+    out = device.put(np.full((40, D), np.nan))
+    assert s.apply(device.put(a), out=out) is out
+    np.testing.assert_allclose(device.get(out), s @ a, atol=1e-12)
+
+
+def test_bits_do_not_depend_on_anything(rng):
+    s = EMBEDDINGS["sparse"]
+    a = rng.standard_normal((N, D)).astype(np.float32)
+    first = device.get(s @ device.put(a))
+    for _ in range(3):
+        np.testing.assert_array_equal(device.get(s @ device.put(a)), first)
+
+
+def test_what_is_wrong_is_said(rng):
+    s = EMBEDDINGS["sparse"]
+    a = rng.standard_normal((N, D))
+    with pytest.raises(ValueError, match=r"SparseSign.apply: A must have 300 rows, got shape \(299, 11\)"):
+        s @ device.put(a[:-1])
+    with pytest.raises(TypeError, match=r"SparseSign\.apply: A must be float64 or float32, got float16"):
+        s @ device.put(a.astype(np.float16))
+    with pytest.raises(TypeError, match=r"SparseSign\.apply: A is .* and weights"):
+        s.apply(device.put(a), weights=np.ones(N))
+    with pytest.raises(ValueError, match="weights must have 300 rows"):
+        s.apply(device.put(a), weights=device.put(np.ones(3)))
+    with pytest.raises(ValueError, match="contiguous along its rows on CUDA"):
+        s @ device.put(np.asfortranarray(a))
+    with pytest.raises(ValueError, match="out has shape"):
+        s.apply(device.put(a), out=device.put(np.ones((40, D + 1))))
+    with pytest.raises(TypeError, match="out"):
+        s.apply(device.put(a), out=np.ones((40, D)))
+    with pytest.raises(RuntimeError, match="A is a CUDA array, but this function has no CUDA kernels yet"):
+        SRHT(20, N) @ device.put(a)
