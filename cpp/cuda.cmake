@@ -10,6 +10,7 @@ set(RAPHSON_CUDA_SOURCES
   src/ihvp/passes.cu
   src/newton_schulz/iterate.cu
   src/newton_schulz/passes.cu
+  src/newton_schulz/resident.cu
   src/ot/iterate.cu
   src/ot/passes.cu
   src/ot/resident.cu

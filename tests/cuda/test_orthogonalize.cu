@@ -115,6 +115,19 @@ TEST_CASE_TEMPLATE("cuda orthogonalize: every precision and shape", T, double, f
     for (const auto& s : shapes) check_orthogonalize<T>(contiguous(s[0], s[1], s[2]), contiguous(s[0], s[1], s[2]), schedule);
 }
 
+TEST_CASE_TEMPLATE("cuda orthogonalize: small matrices, in one launch", T, raphson::bfloat16, half) {
+    for (const char* name : {"muon", "polar_express", "cubic"}) {  // cubic squares nothing
+        const Schedule schedule = Schedule::named(name, std::string(name) == "cubic" ? 7 : 0);
+        for (const int64_t n : {128, 130, 300}) check_orthogonalize<T>(contiguous(2, 128, n), contiguous(2, 128, n), schedule);
+        check_orthogonalize<T>(contiguous(3, 100, 33), contiguous(3, 100, 33), schedule);
+        check_orthogonalize<T>(contiguous(1, 16, 16), contiguous(1, 16, 16), schedule);
+    }
+    OrthogonalizeOptions narrow;  // float32 in memory, bfloat16 in the iteration
+    narrow.own_precision = false;
+    narrow.precision = DType::bfloat16;
+    check_orthogonalize<float>(contiguous(2, 40, 70), contiguous(2, 40, 70), Schedule::named("muon"), narrow);
+}
+
 TEST_CASE_TEMPLATE("cuda orthogonalize: strides", T, double, raphson::bfloat16) {
     const Schedule schedule = Schedule::named("muon");
     const Layout transposed{{2, 20, 36}, {720, 1, 20}, 1440}, spread{{2, 20, 36}, {5000, 120, 3}, 10000};

@@ -1,0 +1,218 @@
+// Small matrices, from the caller's memory to the caller's memory in one launch: a block of threads keeps one matrix and
+// its Gram matrix in shared memory from the norm to the last step. 16-bit arithmetic with sums in float32.
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/number.h"
+#include "gemm/mma.h"
+#include "newton_schulz/device_passes.h"
+
+namespace raphson::cuda {
+namespace {
+
+constexpr int threads = 256, warps = threads / 32;
+constexpr int most_rows = 128, panel = 128, strip = 64;  // a panel's strips of 16 rows are two a warp
+constexpr int most_steps = 16;
+constexpr int skew = 8;  // numbers: rows of shared memory begin in different banks
+
+struct Shape {
+    int m, n;    // of the matrix
+    int mp, np;  // the same in whole tiles of 16
+    __host__ __device__ int x_pitch() const { return np + skew; }
+    __host__ __device__ int a_pitch() const { return mp + skew; }
+    __host__ __device__ std::size_t bytes() const {
+        return 2 * (static_cast<std::size_t>(mp) * x_pitch() + 2 * static_cast<std::size_t>(mp) * a_pitch());
+    }
+};
+struct Steps {
+    int count;
+    float a[most_steps], b[most_steps], c[most_steps];
+};
+
+// Sums of two strips of 16 × 64 a warp.
+struct Sums {
+    float strips[2][strip / 8][4];
+};
+
+// Strip s of this warp in a panel: rows 16·row …, columns 64·half … of the panel.
+__device__ __forceinline__ bool strip_of(int s, int mp, int& row, int& half_of) {
+    const int at = static_cast<int>(threadIdx.x) / 32 + s * warps;
+    row = at / 2;
+    half_of = at % 2;
+    return row < mp / 16;
+}
+
+// sums ← left (mp × depth, its rows) times right: its rows where `turned` is false (left · rightᵀ), its columns otherwise.
+// `columns` of the result exist from the panel's first on; `lower` leaves out what lies above the diagonal.
+template <class P, bool turned>
+__device__ void multiply(Sums& sums, const P* left, int left_pitch, const P* right, int right_pitch, int depth, int mp, int columns,
+                         bool lower) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int s = 0; s < 2; ++s) {
+#pragma unroll
+        for (int j = 0; j < strip / 8; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sums.strips[s][j][e] = 0;
+        }
+        int row, half_of;
+        if (!strip_of(s, mp, row, half_of) || half_of * strip >= columns || (lower && half_of * strip > 16 * row + 15)) continue;
+        for (int k = 0; k < depth; k += 16) {
+            std::uint32_t a[4];
+            load_tiles<false>(a, left + (16 * row + lane % 16) * left_pitch + k + lane / 16 * 8);
+#pragma unroll
+            for (int j = 0; j < strip / 8; j += 2) {  // 16 columns at a time; the same for every lane
+                const int column = half_of * strip + 8 * j;
+                if (column >= columns) continue;
+                std::uint32_t b[4];
+                if constexpr (turned) {
+                    load_tiles<true>(b, right + (k + lane % 16) * right_pitch + column + lane / 16 * 8);
+                } else {
+                    load_tiles<false>(b, right + (column + lane % 8 + lane / 16 * 8) * right_pitch + k + lane / 8 % 2 * 8);
+                }
+                multiply_tiles(sums.strips[s][j], a, b[0], b[1], P{});
+                multiply_tiles(sums.strips[s][j + 1], a, b[2], b[3], P{});
+            }
+        }
+    }
+}
+
+// f(row, column in the panel, sum) for every sum of this thread.
+template <class F>
+__device__ __forceinline__ void for_sums(const Sums& sums, int mp, int columns, F&& f) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int s = 0; s < 2; ++s) {
+        int row, half_of;
+        if (!strip_of(s, mp, row, half_of)) continue;
+#pragma unroll
+        for (int j = 0; j < strip / 8; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int r = 16 * row + lane / 4 + e / 2 * 8, c = half_of * strip + 8 * j + lane % 4 * 2 + e % 2;
+                if (c < columns) f(r, c, sums.strips[s][j][e]);
+            }
+        }
+    }
+}
+
+__device__ double over_block(double value, double* room, bool largest) {
+    const auto combine = [largest](double a, double b) { return largest ? (a > b || a != a ? a : b) : a + b; };
+    for (int by = 16; by > 0; by /= 2) value = combine(value, __shfl_xor_sync(~0u, value, by));
+    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = room[0];
+    for (int w = 1; w < warps; ++w) value = combine(value, room[w]);
+    __syncthreads();
+    return value;
+}
+
+// f(row, column) for every entry of the matrix, neighbours in memory to neighbouring threads.
+template <class F>
+__device__ __forceinline__ void for_entries(const DeviceBatch& x, F&& f) {
+    const bool by_rows = x.col_stride <= x.row_stride;
+    const int fast = static_cast<int>(by_rows ? x.cols : x.rows), all = static_cast<int>(x.rows * x.cols);
+    for (int i = static_cast<int>(threadIdx.x); i < all; i += threads) {
+        const int slow_index = i / fast, fast_index = i % fast;
+        f(by_rows ? slow_index : fast_index, by_rows ? fast_index : slow_index);
+    }
+}
+
+template <class T, class P>
+__global__ void __launch_bounds__(threads) resident_kernel(const DeviceBatch x, const DeviceBatch out, const Shape shape, const Steps steps,
+                                                           double factor, double eps) {
+    __shared__ double room[warps];
+    P* const matrix = reinterpret_cast<P*>(dynamic_shared());
+    P* const gram = matrix + shape.mp * shape.x_pitch();
+    P* const square = gram + shape.mp * shape.a_pitch();
+    const T* const from = reinterpret_cast<const T*>(x.matrix(blockIdx.x));
+    const int xp = shape.x_pitch(), ap = shape.a_pitch();
+
+    double sum = 0, max = 0;
+    for_entries(x, [&](int r, int c) {
+        const double value = static_cast<double>(widen(from[r * x.row_stride + c * x.col_stride])), size = fabs(value);
+        sum = fma(value, value, sum);
+        max = size > max || size != size ? size : max;
+    });
+    sum = over_block(sum, room, false);
+    max = over_block(max, room, true);
+    const double norm = factor * sqrt(sum), floor = eps * max, divisor = norm > floor || norm != norm ? norm : floor;
+    const double scale = divisor == 0 ? 0 : 1 / divisor;
+    for (int i = static_cast<int>(threadIdx.x); i < shape.mp * xp; i += threads) matrix[i] = Rounded<P>::of(0);
+    __syncthreads();
+    for_entries(x, [&](int r, int c) {
+        const double value = static_cast<double>(widen(from[r * x.row_stride + c * x.col_stride]));
+        matrix[r * xp + c] = Rounded<P>::of(static_cast<float>(value * scale));
+    });
+    __syncthreads();
+
+    Sums sums;
+    for (int t = 0; t < steps.count; ++t) {
+        multiply<P, false>(sums, matrix, xp, matrix, xp, shape.np, shape.mp, shape.mp, true);
+        for_sums(sums, shape.mp, shape.mp, [&](int r, int c, float value) {
+            if (c <= r) gram[r * ap + c] = gram[c * ap + r] = Rounded<P>::of(value);
+        });
+        __syncthreads();
+        const P* by = gram;
+        float coefficient = steps.b[t];
+        if (steps.c[t] != 0) {
+            multiply<P, false>(sums, gram, ap, gram, ap, shape.mp, shape.mp, shape.mp, true);
+            for_sums(sums, shape.mp, shape.mp, [&](int r, int c, float value) {
+                if (c <= r) square[r * ap + c] = square[c * ap + r] = Rounded<P>::of(fmaf(steps.b[t], widen(gram[r * ap + c]), steps.c[t] * value));
+            });
+            __syncthreads();
+            by = square;
+            coefficient = 1;
+        }
+        for (int first = 0; first < shape.np; first += panel) {  // a panel of X needs no other
+            const int columns = shape.np - first < panel ? shape.np - first : panel;
+            multiply<P, true>(sums, by, ap, matrix + first, xp, shape.mp, shape.mp, columns, false);
+            __syncthreads();
+            for_sums(sums, shape.mp, columns, [&](int r, int c, float value) {
+                P& entry = matrix[r * xp + first + c];
+                entry = Rounded<P>::of(fmaf(steps.a[t], widen(entry), coefficient * value));
+            });
+        }
+        __syncthreads();
+    }
+
+    T* const to = reinterpret_cast<T*>(out.matrix(blockIdx.x));
+    for_entries(out, [&](int r, int c) { to[r * out.row_stride + c * out.col_stride] = Rounded<T>::of(widen(matrix[r * xp + c])); });
+}
+
+template <class T, class P>
+void run(const DeviceBatch& x, const DeviceBatch& out, const Shape& shape, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
+    Steps steps{static_cast<int>(plan.steps.size()), {}, {}, {}};
+    for (std::size_t t = 0; t < plan.steps.size(); ++t) {
+        steps.a[t] = static_cast<float>(plan.steps[t].a);
+        steps.b[t] = static_cast<float>(plan.steps[t].b);
+        steps.c[t] = static_cast<float>(plan.steps[t].c);
+    }
+    const std::string name = "orthogonalize " + std::to_string(x.count) + "x" + std::to_string(x.rows) + "x" + std::to_string(x.cols);
+    launch(name.c_str(), place, {dim3(static_cast<unsigned>(x.count)), threads, shape.bytes()}, resident_kernel<T, P>, x, out, shape, steps,
+           plan.norm_factor, eps);
+}
+
+}  // namespace
+
+bool resident(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
+    const bool takes = (plan.precision == DType::bfloat16 || plan.precision == DType::float16) && x.dtype != DType::float64 &&
+                       plan.method == Method::standard && plan.normalize == Normalize::frobenius &&
+                       plan.steps.size() <= static_cast<std::size_t>(most_steps) && x.rows <= most_rows && x.cols < 0x7fff && x.count < 0x7fffffff;
+    if (!takes) return false;
+    const auto whole = [](int64_t n) { return static_cast<int>(ceil_div(n, 16) * 16); };
+    const Shape shape{static_cast<int>(x.rows), static_cast<int>(x.cols), whole(x.rows), whole(x.cols)};
+    constexpr std::size_t static_bytes = 1024;
+    if (shape.bytes() + static_bytes > traits(place.device).shared_bytes) return false;
+    const auto with_type = [&](auto like) {
+        using T = decltype(like);
+        plan.precision == DType::bfloat16 ? run<T, bfloat16>(x, out, shape, plan, eps, place) : run<T, half>(x, out, shape, plan, eps, place);
+    };
+    if (x.dtype == DType::float32) with_type(float{});
+    if (x.dtype == DType::bfloat16) with_type(bfloat16{});
+    if (x.dtype == DType::float16) with_type(half{});
+    return true;
+}
+
+}  // namespace raphson::cuda
