@@ -12,21 +12,21 @@
 namespace support {
 
 using raphson::CudaPlace;
-using raphson::cuda::half;
+using raphson::cuda::float16;
 using raphson::cuda::Scratch;
 
 constexpr CudaPlace here{0, nullptr};
 
 template <class T>
 constexpr raphson::DType type_of() {
-    if constexpr (std::is_same_v<T, half>) {
+    if constexpr (std::is_same_v<T, float16>) {
         return raphson::DType::float16;
     } else {
         return raphson::dtype_of<T>();
     }
 }
 
-inline double to_double(half x) {
+inline double to_double(float16 x) {
     const int exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;
     const double size = exponent == 31  ? (fraction == 0 ? INFINITY : NAN)
                         : exponent == 0 ? std::ldexp(fraction, -24)
@@ -35,15 +35,15 @@ inline double to_double(half x) {
 }
 // By search: slow, and nothing the library does.
 template <>
-inline half from_double<half>(double x) {
+inline float16 from_double<float16>(double x) {
     const double size = std::fabs(x);
     int low = 0, high = 0x7c00;
     while (high - low > 1) {
         const int middle = (low + high) / 2;
-        (to_double(half{static_cast<std::uint16_t>(middle)}) <= size ? low : high) = middle;
+        (to_double(float16{static_cast<std::uint16_t>(middle)}) <= size ? low : high) = middle;
     }
-    const double below = size - to_double(half{static_cast<std::uint16_t>(low)});
-    const double above = (high == 0x7c00 ? 65536.0 : to_double(half{static_cast<std::uint16_t>(high)})) - size;
+    const double below = size - to_double(float16{static_cast<std::uint16_t>(low)});
+    const double above = (high == 0x7c00 ? 65536.0 : to_double(float16{static_cast<std::uint16_t>(high)})) - size;
     const int nearest = below < above || (below == above && low % 2 == 0) ? low : high;
     return {static_cast<std::uint16_t>(nearest | (std::signbit(x) ? 0x8000 : 0))};
 }

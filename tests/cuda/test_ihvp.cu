@@ -64,11 +64,6 @@ struct Pair {
         gpu->precondition({x, type_of<T>(), dim, 1}, &to, here);
         return {download(out, dim), mine};
     }
-    void push(const std::vector<float>& g) {
-        Scratch scratch(here);
-        cpu.push(reference(g));
-        gpu->precondition({upload(scratch, g), DType::float32, dim, 1}, nullptr, here);
-    }
     std::pair<std::vector<double>, std::vector<double>> solve(const std::vector<double>& x) {
         Scratch scratch(here);
         std::vector<double> mine(x.size());

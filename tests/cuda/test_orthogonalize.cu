@@ -94,11 +94,11 @@ void check_orthogonalize(const Layout& in, const Layout& out, const Schedule& sc
     wide.own_precision = false;
     wide.precision = DType::float64;
     const std::vector<double> truth = on_cpu<double>(dense, count, m, n, schedule, wide);
-    using P = std::conditional_t<std::is_same_v<T, half>, float, T>;
+    using P = std::conditional_t<std::is_same_v<T, float16>, float, T>;
     const double cpu = distance(on_cpu<P>(dense, count, m, n, schedule, options), truth);
     // A single singular value carries its rounding errors through the steep start of the polynomials alone.
     const double half_floor = std::min(m, n) == 1 ? 2e-2 : 4e-3;
-    const double floor = std::is_same_v<T, double> ? 5e-14 : std::is_same_v<T, half> ? half_floor : std::is_same_v<T, float> ? 1e-6 : 4e-3;
+    const double floor = std::is_same_v<T, double> ? 5e-14 : std::is_same_v<T, float16> ? half_floor : std::is_same_v<T, float> ? 1e-6 : 4e-3;
     const double error = distance(result, truth);
     CAPTURE(cpu);
     CHECK(error <= 2 * std::max(cpu, floor));
@@ -109,13 +109,13 @@ void check_orthogonalize(const Layout& in, const Layout& out, const Schedule& sc
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("cuda orthogonalize: every precision and shape", T, double, float, raphson::bfloat16, half) {
+TEST_CASE_TEMPLATE("cuda orthogonalize: every precision and shape", T, double, float, raphson::bfloat16, float16) {
     const Schedule schedule = Schedule::named("polar_express");
     const int64_t shapes[][3] = {{1, 1, 1}, {3, 1, 9}, {2, 7, 1}, {4, 24, 40}, {1, 33, 33}, {2, 70, 30}, {1, 136, 200}};
     for (const auto& s : shapes) check_orthogonalize<T>(contiguous(s[0], s[1], s[2]), contiguous(s[0], s[1], s[2]), schedule);
 }
 
-TEST_CASE_TEMPLATE("cuda orthogonalize: small matrices, in one launch", T, raphson::bfloat16, half) {
+TEST_CASE_TEMPLATE("cuda orthogonalize: small matrices, in one launch", T, raphson::bfloat16, float16) {
     for (const char* name : {"muon", "polar_express", "cubic"}) {  // cubic squares nothing
         const Schedule schedule = Schedule::named(name, std::string(name) == "cubic" ? 7 : 0);
         for (const int64_t n : {128, 130, 300}) check_orthogonalize<T>(contiguous(2, 128, n), contiguous(2, 128, n), schedule);

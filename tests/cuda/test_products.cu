@@ -17,7 +17,7 @@ namespace {
 
 template <class T>
 constexpr double unit() {  // half a last place
-    return std::is_same_v<T, double> ? 0x1p-53 : std::is_same_v<T, float> ? 0x1p-24 : std::is_same_v<T, half> ? 0x1p-11 : 0x1p-8;
+    return std::is_same_v<T, double> ? 0x1p-53 : std::is_same_v<T, float> ? 0x1p-24 : std::is_same_v<T, float16> ? 0x1p-11 : 0x1p-8;
 }
 template <class T>
 constexpr double sum_unit() {
@@ -101,7 +101,7 @@ void check_product(const Case& c, By by) {
                 const double expected = alpha * sum + more;
                 const auto at = static_cast<std::size_t>(s * c.m * ldd + i * ldd + j);
                 const double bound = static_cast<double>(c.k + 2) * sum_unit<T>() * (alpha * size + std::fabs(more)) +
-                                     1.01 * unit<T>() * std::fabs(expected) + (std::is_same_v<T, half> ? 0x1p-25 : 0);
+                                     1.01 * unit<T>() * std::fabs(expected) + (std::is_same_v<T, float16> ? 0x1p-25 : 0);
                 const double error = std::fabs(to_double(got[at]) - expected);
                 worst = std::max(worst, error / bound);
                 wrong += !(error <= bound);
@@ -129,11 +129,11 @@ const std::vector<Case> cases = {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("cuda products: on the ordinary cores", T, double, float, raphson::bfloat16, half) {
+TEST_CASE_TEMPLATE("cuda products: on the ordinary cores", T, double, float, raphson::bfloat16, float16) {
     for (const Case& c : cases) check_product<T>(c, By::simt);
 }
 
-TEST_CASE_TEMPLATE("cuda products: symmetric, on wgmma", T, raphson::bfloat16, half) {
+TEST_CASE_TEMPLATE("cuda products: symmetric, on wgmma", T, raphson::bfloat16, float16) {
     if (traits(0).major != 9) return;
     check_product<T>({8, 8, 8, 1, true, true, false, 0}, By::wgmma);
     check_product<T>({24, 24, 72, 2, true, true, true, 0}, By::wgmma);
@@ -143,7 +143,7 @@ TEST_CASE_TEMPLATE("cuda products: symmetric, on wgmma", T, raphson::bfloat16, h
     check_product<T>({328, 328, 456, 1, true, true, false, 0}, By::wgmma);  // more blocks of k than stages
 }
 
-TEST_CASE_TEMPLATE("cuda products: whichever kernel is picked", T, double, float, raphson::bfloat16, half) {
+TEST_CASE_TEMPLATE("cuda products: whichever kernel is picked", T, double, float, raphson::bfloat16, float16) {
     for (const Case& c : cases) check_product<T>(c, By::any);
 }
 

@@ -14,7 +14,7 @@
 
 namespace raphson::cuda {
 
-struct half {
+struct float16 {
     std::uint16_t bits;
 };
 
@@ -23,9 +23,9 @@ __device__ __forceinline__ double widen(double x) { return x; }
 __device__ __forceinline__ float widen(bfloat16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
 
 #ifdef __CUDACC__
-__device__ __forceinline__ float widen(half x) { return __half2float(__ushort_as_half(x.bits)); }
+__device__ __forceinline__ float widen(float16 x) { return __half2float(__ushort_as_half(x.bits)); }
 #else
-inline float widen(half x) {
+inline float widen(float16 x) {
     const unsigned sign = (x.bits & 0x8000u) << 16, exponent = x.bits >> 10 & 0x1fu, fraction = x.bits & 0x3ffu;
     if (exponent == 0) {
         const float size = std::ldexp(static_cast<float>(fraction), -24);
@@ -59,8 +59,8 @@ struct Rounded<bfloat16> {
     }
 };
 template <>
-struct Rounded<half> {
-    __device__ static __forceinline__ half of(float x) {
+struct Rounded<float16> {
+    __device__ static __forceinline__ float16 of(float x) {
 #ifdef __CUDACC__
         return {__half_as_ushort(__float2half_rn(x))};
 #else

@@ -18,7 +18,7 @@ __device__ __forceinline__ void load_tiles(std::uint32_t (&r)[4], const void* ro
 // t + 1, a[2], a[3] the same 8 columns on; b[0], b[1] rows t and t + 8 (and the next), column g; c rows g (twice), g + 8,
 // columns t, t + 1.
 __device__ __forceinline__ void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, bfloat16);
-__device__ __forceinline__ void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, half);
+__device__ __forceinline__ void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, float16);
 
 }  // namespace raphson::cuda
 
@@ -52,7 +52,7 @@ __device__ __forceinline__ void load_tiles(std::uint32_t (&r)[4], const void* ro
 __device__ __forceinline__ void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, bfloat16) {
     RAPHSON_MMA("bf16");
 }
-__device__ __forceinline__ void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, half) {
+__device__ __forceinline__ void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, float16) {
     RAPHSON_MMA("f16");
 }
 #undef RAPHSON_MMA

@@ -179,7 +179,7 @@ void simt_product(const ProductJob& job, CudaPlace place) {
         case DType::float64: return simt<double>(job, place);
         case DType::float32: return simt<float>(job, place);
         case DType::bfloat16: return simt<bfloat16>(job, place);
-        case DType::float16: return simt<half>(job, place);
+        case DType::float16: return simt<float16>(job, place);
     }
 }
 

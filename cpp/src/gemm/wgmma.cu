@@ -45,10 +45,10 @@ struct Arguments {
 [[maybe_unused]] __device__ __forceinline__ void multiply(float (&d)[128], std::uint64_t a, std::uint64_t b, bool add, bfloat16) {
     wgmma_64x256x16<true>(d, a, b, add);
 }
-[[maybe_unused]] __device__ __forceinline__ void multiply(float (&d)[64], std::uint64_t a, std::uint64_t b, bool add, half) {
+[[maybe_unused]] __device__ __forceinline__ void multiply(float (&d)[64], std::uint64_t a, std::uint64_t b, bool add, float16) {
     wgmma_64x128x16<false>(d, a, b, add);
 }
-[[maybe_unused]] __device__ __forceinline__ void multiply(float (&d)[128], std::uint64_t a, std::uint64_t b, bool add, half) {
+[[maybe_unused]] __device__ __forceinline__ void multiply(float (&d)[128], std::uint64_t a, std::uint64_t b, bool add, float16) {
     wgmma_64x256x16<false>(d, a, b, add);
 }
 
@@ -278,7 +278,7 @@ bool wgmma_takes(const ProductJob& job, CudaPlace place) {
 }
 
 void wgmma_symmetric(const ProductJob& job, CudaPlace place) {
-    return job.type == DType::bfloat16 ? run<bfloat16>(job, place) : run<half>(job, place);
+    return job.type == DType::bfloat16 ? run<bfloat16>(job, place) : run<float16>(job, place);
 }
 
 }  // namespace raphson::cuda

@@ -38,9 +38,9 @@ struct Raw<bfloat16> {
     }
 };
 template <>
-struct Raw<half> {
+struct Raw<float16> {
     static constexpr double lift = 0x1p900, rest = 0x1p108;  // 2^1008 in all
-    __device__ static __forceinline__ double of(half x) {
+    __device__ static __forceinline__ double of(float16 x) {
         const unsigned bits = x.bits;
         return from_high_word((bits & 0x8000u) << 16 | (bits & 0x7fffu) << 10);
     }
@@ -64,7 +64,7 @@ void for_stored(Stored type, F&& f) {
         case Stored::float64: return f(double{});
         case Stored::float32: return f(float{});
         case Stored::bfloat16: return f(bfloat16{});
-        case Stored::float16: return f(half{});
+        case Stored::float16: return f(float16{});
         case Stored::int8: return f(std::int8_t{});
     }
 }
@@ -76,7 +76,7 @@ __device__ __forceinline__ double read(const VectorRef& x, int64_t k) {
         case DType::float64: return static_cast<const double*>(x.data)[at];
         case DType::float32: return static_cast<double>(static_cast<const float*>(x.data)[at]);
         case DType::bfloat16: return static_cast<double>(widen(static_cast<const bfloat16*>(x.data)[at]));
-        default: return static_cast<double>(widen(static_cast<const half*>(x.data)[at]));
+        default: return static_cast<double>(widen(static_cast<const float16*>(x.data)[at]));
     }
 }
 __device__ __forceinline__ void write(const VectorRef& x, int64_t k, double value) {
@@ -85,7 +85,7 @@ __device__ __forceinline__ void write(const VectorRef& x, int64_t k, double valu
         case DType::float64: static_cast<double*>(x.data)[at] = value; return;
         case DType::float32: static_cast<float*>(x.data)[at] = static_cast<float>(value); return;
         case DType::bfloat16: static_cast<bfloat16*>(x.data)[at] = Rounded<bfloat16>::of(static_cast<float>(value)); return;
-        default: static_cast<half*>(x.data)[at] = Rounded<half>::of(static_cast<float>(value)); return;
+        default: static_cast<float16*>(x.data)[at] = Rounded<float16>::of(static_cast<float>(value)); return;
     }
 }
 

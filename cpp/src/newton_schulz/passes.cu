@@ -254,7 +254,7 @@ void for_type(DType type, F&& f) {
         case DType::float64: return f(double{});
         case DType::float32: return f(float{});
         case DType::bfloat16: return f(bfloat16{});
-        case DType::float16: return f(half{});
+        case DType::float16: return f(float16{});
     }
 }
 

@@ -35,7 +35,7 @@ struct Sums {
     float strips[2][strip / 8][4];
 };
 
-// Strip s of this warp in a panel: rows 16·row …, columns 64·half … of the panel.
+// Strip s of this warp in a panel: rows 16·row …, columns 64·half_of … of the panel.
 __device__ __forceinline__ bool strip_of(int s, int mp, int& row, int& half_of) {
     const int at = static_cast<int>(threadIdx.x) / 32 + s * warps;
     row = at / 2;
@@ -207,11 +207,11 @@ bool resident(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizeP
     if (shape.bytes() + static_bytes > traits(place.device).shared_bytes) return false;
     const auto with_type = [&](auto like) {
         using T = decltype(like);
-        plan.precision == DType::bfloat16 ? run<T, bfloat16>(x, out, shape, plan, eps, place) : run<T, half>(x, out, shape, plan, eps, place);
+        plan.precision == DType::bfloat16 ? run<T, bfloat16>(x, out, shape, plan, eps, place) : run<T, float16>(x, out, shape, plan, eps, place);
     };
     if (x.dtype == DType::float32) with_type(float{});
     if (x.dtype == DType::bfloat16) with_type(bfloat16{});
-    if (x.dtype == DType::float16) with_type(half{});
+    if (x.dtype == DType::float16) with_type(float16{});
     return true;
 }
 

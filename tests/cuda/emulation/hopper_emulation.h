@@ -95,7 +95,7 @@ float wgmma_operand(std::uint64_t descriptor, int row, int k) {
     if constexpr (brain) {
         return widen(bfloat16{bits});
     } else {
-        return widen(half{bits});
+        return widen(float16{bits});
     }
 }
 

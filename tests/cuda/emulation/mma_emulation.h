@@ -49,8 +49,8 @@ void emulate_multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t 
 inline void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, bfloat16) {
     emulate_multiply<bfloat16>(c, a, b0, b1);
 }
-inline void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, half) {
-    emulate_multiply<half>(c, a, b0, b1);
+inline void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, float16) {
+    emulate_multiply<float16>(c, a, b0, b1);
 }
 
 }  // namespace raphson::cuda
