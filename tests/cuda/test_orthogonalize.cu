@@ -168,6 +168,10 @@ TEST_CASE("cuda orthogonalize: magnitudes from one end of the range to the other
     check_orthogonalize<float>(shape, shape, schedule, {}, 1e-30);
     check_orthogonalize<float>(shape, shape, schedule, {}, 1e30);
     check_orthogonalize<raphson::bfloat16>(shape, shape, schedule, {}, 1e30);
+    OrthogonalizeOptions coarse;  // the divisor is never less than eps times the largest entry
+    coarse.eps = 10;
+    check_orthogonalize<float>(shape, shape, schedule, coarse);
+    check_orthogonalize<raphson::bfloat16>(shape, shape, schedule, coarse);
 }
 
 TEST_CASE("cuda orthogonalize: zeros, NaN, in place, several arrays") {

@@ -121,9 +121,23 @@ void fiber_main() {
     switch_to(&current->context, &scheduler);
 }
 
-void run_block(const std::vector<int>& order) {
-    const int count = static_cast<int>(order.size());
-    while (fibers.size() < order.size()) {
+// Forwards, backwards, and evens before odds, in turn.
+std::vector<int> in_order(std::size_t count, std::size_t kind) {
+    std::vector<int> order;
+    if (kind % 3 == 2) {
+        for (std::size_t first = 0; first < 2; ++first) {
+            for (std::size_t i = first; i < count; i += 2) order.push_back(static_cast<int>(i));
+        }
+    } else {
+        for (std::size_t i = 0; i < count; ++i) order.push_back(static_cast<int>(i));
+        if (kind % 3 == 1) std::reverse(order.begin(), order.end());
+    }
+    return order;
+}
+
+void run_block(int count, std::size_t kind) {
+    const std::vector<int> of_warp_order = in_order(32, kind);
+    while (fibers.size() < static_cast<std::size_t>(count)) {
         fibers.push_back(std::make_unique<Fiber>());
         fibers.back()->stack = std::make_unique<char[]>(stack_bytes);
     }
@@ -140,14 +154,22 @@ void run_block(const std::vector<int>& order) {
         f.thread = {static_cast<unsigned>(i), 0, 0};
         prepare(&f.context, f.stack.get(), stack_bytes, fiber_main);
     }
+    // A warp runs as far as it can before the next one moves, so that what a missing barrier would let through is seen.
+    const std::vector<int> warps = in_order(alive_in_warp.size(), kind);
     std::uint64_t seen = progress;
     for (int idle = 0; alive > 0;) {
-        for (const int i : order) {
-            Fiber& f = *fibers[static_cast<std::size_t>(i)];
-            if (f.done) continue;
-            current = &f;
-            thread = f.thread;
-            switch_to(&scheduler, &f.context);
+        for (const int w : warps) {
+            std::uint64_t before;
+            do {
+                before = progress;
+                for (const int in_warp : of_warp_order) {
+                    const int i = 32 * w + in_warp;
+                    if (i >= count || fibers[static_cast<std::size_t>(i)]->done) continue;
+                    current = fibers[static_cast<std::size_t>(i)].get();
+                    thread = current->thread;
+                    switch_to(&scheduler, &current->context);
+                }
+            } while (progress != before && alive_in_warp[static_cast<std::size_t>(w)] > 0);
         }
         idle = progress == seen ? idle + 1 : 0;
         seen = progress;
@@ -156,20 +178,6 @@ void run_block(const std::vector<int>& order) {
             std::abort();
         }
     }
-}
-
-// Forwards, backwards, and evens before odds, in turn.
-std::vector<int> in_order(std::size_t count, std::size_t kind) {
-    std::vector<int> order;
-    if (kind % 3 == 2) {
-        for (std::size_t first = 0; first < 2; ++first) {
-            for (std::size_t i = first; i < count; i += 2) order.push_back(static_cast<int>(i));
-        }
-    } else {
-        for (std::size_t i = 0; i < count; ++i) order.push_back(static_cast<int>(i));
-        if (kind % 3 == 1) std::reverse(order.begin(), order.end());
-    }
-    return order;
 }
 
 }  // namespace
@@ -197,7 +205,8 @@ void run(dim3 grid, dim3 threads, std::size_t shared_bytes, const std::function<
     grid_size = grid;
     body_of_block = &body;
     const std::size_t blocks = std::size_t{grid.x} * grid.y * grid.z;
-    const std::vector<int> of_blocks = in_order(blocks, launches), of_threads = in_order(threads.x, launches / 3);
+    const std::vector<int> of_blocks = in_order(blocks, launches);
+    const std::size_t of_threads = launches / 3;
     ++launches;
     std::vector<unsigned char> room(shared_bytes + 1024);
     shared = room.data() + (1024 - reinterpret_cast<std::uintptr_t>(room.data()) % 1024);
@@ -205,7 +214,7 @@ void run(dim3 grid, dim3 threads, std::size_t shared_bytes, const std::function<
         const auto i = static_cast<unsigned>(b);
         block = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
         std::fill(shared, shared + shared_bytes, static_cast<unsigned char>(0xff));
-        run_block(of_threads);
+        run_block(static_cast<int>(threads.x), of_threads);
     }
 }
 
