@@ -1,10 +1,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <cstring>
 #include <mutex>
-#include <optional>
 #include <string>
 
 #include "bindings.h"

@@ -60,11 +60,11 @@ struct Argument {
 };
 
 // Where the arrays lie. Launching is quick, but the first launch on a device is not.
-void run(const std::vector<OrthogonalizeItem>& items, double flops, const How& how, const CudaPlace* place) {
-    if (place == nullptr) return run_released(flops, [&] { orthogonalize(items.data(), items.size(), how.options); });
+void run(const OrthogonalizeItem* items, std::size_t count, double flops, const How& how, const CudaPlace* place) {
+    if (place == nullptr) return run_released(flops, [&] { orthogonalize(items, count, how.options); });
     const CudaTable& table = cuda("orthogonalize", "x");
     const py::gil_scoped_release released;
-    table.orthogonalize(items.data(), items.size(), how.options_on(place), *place);
+    table.orthogonalize(items, count, how.options_on(place), *place);
 }
 
 py::object orthogonalize_array(py::handle x, py::handle schedule, py::handle steps, py::handle normalize, py::handle method,
@@ -73,7 +73,8 @@ py::object orthogonalize_array(py::handle x, py::handle schedule, py::handle ste
     Argument argument(x, out, how);
     const double flops = argument.flops();
     if (flops >= worth_releasing || argument.x.cuda() != nullptr) argument.hold();
-    run({argument.item()}, flops, how, argument.x.cuda());
+    const OrthogonalizeItem item = argument.item();
+    run(&item, 1, flops, how, argument.x.cuda());
     return argument.finish();
 }
 
@@ -107,7 +108,7 @@ py::list orthogonalize_list(const py::sequence& arrays, py::handle schedule, py:
         if (flops >= worth_releasing || argument->x.cuda() != nullptr) argument->hold();
         items.push_back(argument->item());
     }
-    run(items, flops, how, count == 0 ? nullptr : arguments.front()->x.cuda());
+    run(items.data(), count, flops, how, count == 0 ? nullptr : arguments.front()->x.cuda());
     py::list results;
     for (const auto& argument : arguments) results.append(argument->finish());
     return results;

@@ -1,7 +1,6 @@
 // Sketches of arrays that lie on a CUDA device.
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "bindings.h"

@@ -14,10 +14,11 @@ std::string subject(const char* function, const char* argument) {
     return std::string(function) + ": " + argument + " is a CUDA array, but ";
 }
 
+const CudaTable* found = nullptr;  // once it works, it goes on to
+
 // `subject` is called for the words before "but".
 template <class Subject>
 const CudaTable& table(Subject&& subject) {
-    static const CudaTable* found = nullptr;  // once it works, it goes on to
     if (found != nullptr) return *found;
     int count = 0;
     const CudaTable* offered = nullptr;

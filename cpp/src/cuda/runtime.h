@@ -70,6 +70,9 @@ __device__ __forceinline__ unsigned char* dynamic_shared() {
 inline unsigned char* dynamic_shared() { return emulation::shared; }
 #endif
 
+// Work put on `later` from now on waits for what `earlier` holds now; one device.
+void order(CudaPlace earlier, CudaPlace later);
+
 struct Grid {
     dim3 blocks;
     unsigned threads;

@@ -10,9 +10,6 @@
 #include "ihvp/device_passes.h"
 
 namespace raphson::cuda {
-
-void order(CudaPlace earlier, CudaPlace later);
-
 namespace {
 
 // Memory that outlives a call, zeros at first; freed in the order of the stream it was made on.

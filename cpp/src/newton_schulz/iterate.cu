@@ -2,10 +2,8 @@
 // of equal shape, without a look at any number in between.
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -31,7 +29,7 @@ struct Group {
 class Iteration {
 public:
     Iteration(const OrthogonalizePlan& plan, double eps, int64_t m, int64_t n, int64_t count, Scratch& scratch)
-        : plan_(plan), eps_(eps), m_(m), n_(n), scratch_(scratch) {
+        : plan_(plan), eps_(eps), scratch_(scratch) {
         x_ = working(m, n, count);
         y_ = working(m, n, count);
         const int squares = plan.method == Method::gram ? 5 : 2;
@@ -136,7 +134,6 @@ private:
 
     const OrthogonalizePlan& plan_;
     double eps_;
-    int64_t m_, n_;
     Scratch& scratch_;
     Working x_{}, y_{}, square_[5]{};
 };
