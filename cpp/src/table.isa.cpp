@@ -5,10 +5,17 @@
 
 #include "isa.h"
 
-RAPHSON_ISA_BEGIN
+#ifndef RAPHSON_ISA_REST  // the instruction set whose kernels this one takes, the products apart
+#define RAPHSON_ISA_REST RAPHSON_ISA
+#endif
 
+RAPHSON_ISA_BEGIN
 extern const CeilingTable ceiling_table;
 extern const GemmTable gemm_table;
+RAPHSON_ISA_END
+
+namespace raphson {
+namespace RAPHSON_ISA_REST {
 extern const DenseTable dense_table;
 extern const NewtonSchulzTable newton_schulz_table;
 extern const ElementwiseTable elementwise_table;
@@ -19,12 +26,27 @@ extern const SketchTable sketch_table;
 extern const SketchCoreTable sketch_core_table;
 extern const DenseSketchTable dense_sketch_table;
 extern const SweepTable sweep_table;
+}  // namespace RAPHSON_ISA_REST
+}  // namespace raphson
 
+RAPHSON_ISA_BEGIN
+
+namespace rest = RAPHSON_ISA_REST;
 // References to constants of other files are constants themselves: nothing here is computed at start-up.
 extern const KernelTable kernel_table;
-const KernelTable kernel_table{RAPHSON_ISA_NAME, EIGEN_VERSION_STRING, ceiling_table, gemm_table,
-                               dense_table,      newton_schulz_table,  elementwise_table, ihvp_table,
-                               ordering_table,   ot_table,             sketch_table,      sketch_core_table,
-                               dense_sketch_table, sweep_table};
+const KernelTable kernel_table{RAPHSON_ISA_NAME,
+                               EIGEN_VERSION_STRING,
+                               ceiling_table,
+                               gemm_table,
+                               rest::dense_table,
+                               rest::newton_schulz_table,
+                               rest::elementwise_table,
+                               rest::ihvp_table,
+                               rest::ordering_table,
+                               rest::ot_table,
+                               rest::sketch_table,
+                               rest::sketch_core_table,
+                               rest::dense_sketch_table,
+                               rest::sweep_table};
 
 RAPHSON_ISA_END

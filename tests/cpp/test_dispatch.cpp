@@ -113,7 +113,8 @@ TEST_CASE("dispatch: tables are built lowest first, each says its name, each nee
 #if defined(RAPHSON_TEST_ONLY_ISA)
     CHECK(info.isas == std::vector<std::string>{RAPHSON_TEST_ONLY_ISA});
 #elif defined(__x86_64__)
-    CHECK(info.isas == std::vector<std::string>{"x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4+avx512_bf16"});
+    CHECK(info.isas == std::vector<std::string>{"x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4+avx512_bf16",
+                                              "x86-64-v4+amx_bf16"});
 #else
     CHECK(info.isas.size() == 1);
 #endif

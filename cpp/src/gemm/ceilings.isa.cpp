@@ -1,6 +1,9 @@
 #include "gemm/ceilings.h"
 
 #include "gemm/format.h"
+#if defined(RAPHSON_TILE_REGISTERS)
+#include "gemm/tile_registers.h"
+#endif
 
 RAPHSON_ISA_BEGIN
 namespace {
@@ -37,6 +40,34 @@ double multiply_adds(std::int64_t rounds, double* sink) {
     *sink = static_cast<double>(out[0]);
     return 2.0 * F::depth * V::width * sums * static_cast<double>(rounds);
 }
+
+#if defined(RAPHSON_TILE_REGISTERS)
+// Registers alone, as above; no tile of C waits for itself.
+template <>
+double multiply_adds<Bf16>(std::int64_t rounds, double* sink) {
+    const TileRegisters setup;
+    alignas(64) bfloat16 halves[512];
+    alignas(64) float out[256];
+    for (bfloat16& x : halves) x = narrow(0.5f);
+    tile_load<4>(halves, tile_row_bytes);
+    tile_load<5>(halves, tile_row_bytes);
+    tile_load<6>(halves, tile_row_bytes);
+    tile_load<7>(halves, tile_row_bytes);
+    tile_zero<0>();
+    tile_zero<1>();
+    tile_zero<2>();
+    tile_zero<3>();
+    for (std::int64_t r = 0; r < rounds; ++r) {
+        tile_multiply_add<0, 4, 6>();
+        tile_multiply_add<1, 4, 7>();
+        tile_multiply_add<2, 5, 6>();
+        tile_multiply_add<3, 5, 7>();
+    }
+    tile_store<0>(out, tile_row_bytes);
+    *sink = static_cast<double>(out[0]);
+    return 2.0 * 4 * 16 * 16 * Bf16::depth * static_cast<double>(rounds);
+}
+#endif
 
 double fma_loop(DType dtype, std::int64_t rounds, double* sink) {
     switch (dtype) {

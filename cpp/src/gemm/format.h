@@ -1,10 +1,12 @@
 // What the products multiply, how, and in which register blocks. A format's kernels advance along k in steps of `depth`
-// entries: one, or the two that a bfloat16 dot product consumes at a time.
+// entries: one, the two that a bfloat16 dot product consumes at a time, or the 32 of a tile register's row.
 #pragma once
 
 #include "common/simd_double.h"
 
-#if defined(__AVX512BF16__) || defined(RAPHSON_EMULATE_BF16_DOT)
+#if defined(RAPHSON_AMX) || defined(RAPHSON_EMULATE_AMX)
+#define RAPHSON_TILE_REGISTERS 1
+#elif defined(__AVX512BF16__) || defined(RAPHSON_EMULATE_BF16_DOT)
 #define RAPHSON_BF16_DOT 1
 #endif
 
@@ -13,24 +15,30 @@ RAPHSON_ISA_BEGIN
 // Rows of a register block. It is two vectors wide; rows·2 accumulators, the two vectors of B and one entry of A
 // (SSE: and a product) fill the registers.
 #if defined(RAPHSON_SIMD_AVX512)
-constexpr int block_rows = 14;
+constexpr int vector_block_rows = 14;
 #elif defined(RAPHSON_SIMD_AVX2)
-constexpr int block_rows = 6;
+constexpr int vector_block_rows = 6;
 #elif defined(RAPHSON_SIMD_NEON)
-constexpr int block_rows = 12;
+constexpr int vector_block_rows = 12;
 #else
-constexpr int block_rows = 4;
+constexpr int vector_block_rows = 4;
 #endif
 
+// What a format's kernels need of a thread that is about to run them.
+struct NoSetup {};
+
 // Store: what A and B are in the caller's memory; Out: what C and D are. Operand: what the kernels read. Sum: what they
-// accumulate in.
+// accumulate in. A register block has up to block_rows rows; packed, they are filled up to a multiple of row_unit, and
+// where that is more than one, all panels of rows but the last are full.
 template <class T>
 struct Plain {
     using Store = T;
     using Out = T;
     using Operand = T;
     using Sum = T;
+    using Setup = NoSetup;
     static constexpr int depth = 1;
+    static constexpr int block_rows = vector_block_rows, row_unit = 1;
 
     // Kernel side: one entry of A in every lane, a vector of B's row, and their product.
     static RAPHSON_FORCE_INLINE Vec<T> entry(const T* a) { return splat(*a); }
@@ -61,7 +69,21 @@ struct Widened : Plain<double> {
     }
 };
 
-#if defined(RAPHSON_BF16_DOT)
+#if defined(RAPHSON_TILE_REGISTERS)
+
+struct TileRegisters;  // amx.h
+
+struct Bf16 {
+    using Store = bfloat16;
+    using Out = bfloat16;
+    using Operand = bfloat16;
+    using Sum = float;
+    using Setup = TileRegisters;
+    static constexpr int depth = 32;
+    static constexpr int block_rows = 32, row_unit = 16;
+};
+
+#elif defined(RAPHSON_BF16_DOT)
 
 // Vec<float> here also carries pairs of bfloat16, as bits.
 struct Bf16 {
@@ -69,7 +91,9 @@ struct Bf16 {
     using Out = bfloat16;
     using Operand = bfloat16;
     using Sum = float;
+    using Setup = NoSetup;
     static constexpr int depth = 2;
+    static constexpr int block_rows = vector_block_rows, row_unit = 1;
 
     static RAPHSON_FORCE_INLINE Vec<float> entry(const bfloat16* a) {
         std::int32_t pair;
@@ -122,5 +146,8 @@ template <class F>
 constexpr int panel_width = 2 * vector_width<F>;  // columns of a packed panel of B
 template <class F>
 constexpr int panel_step = panel_width<F> * F::depth;  // operands of one step of a panel
+// A, and steps of k, may also be read by vectors, entry by entry, rather than by whole packed panels only.
+template <class F>
+constexpr bool reads_rows = F::row_unit == 1;
 
 RAPHSON_ISA_END

@@ -6,6 +6,7 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "raphson/runtime.h"
+#include "amx.h"
 #include "job.h"
 #include "pack.h"
 #include "panel_kernel.h"
@@ -193,6 +194,73 @@ void run_panels(const Job<F>& job, const Tile& tile, typename F::Operand* panels
     }
 }
 
+// A tile where tile registers multiply: they are done with a panel of rows in less time than the second level of the cache
+// needs for sums of a whole tile, so all of the part's k is one panel's turn, and of sums there is a panel's worth only. A is
+// packed on the way, block by block.
+template <class F>
+void run_deep(const Job<F>& job, const Tile& tile, typename F::Operand* panels, typename F::Operand* a_panel,
+              typename F::Sum* sums) {
+    const std::int64_t padded = round_up(tile.j1 - tile.j0, panel_width<F>);
+    for (std::int64_t q = 0; q < job.blocks; ++q) pack_b(job, q, tile, panels + q * padded * job.block);
+    std::int64_t mirrored = tile.panels.start(tile.p0);
+    Block<F> t = first_block(job);
+    t.a = a_panel;
+    t.ahead_step = job.lda * static_cast<std::int64_t>(sizeof(typename F::Store));
+    for (std::int64_t p = tile.p0; p < tile.p1; ++p) {
+        t.rows = tile.panels.rows(p);
+        const std::int64_t i = tile.panels.start(p), rows = round_up(t.rows, F::row_unit);
+        const std::int64_t end = job.symmetric ? min_of(tile.j1, i + t.rows) : tile.j1;
+        const std::int64_t across = pieces(end - tile.j0, panel_width<F>);
+        for (std::int64_t q = 0; q < job.blocks; ++q) {
+            const std::int64_t k = job.k0 + q * job.block;
+            pack_panel<F>(job.a + i * job.lda + k, job.lda, t.rows, job.block_entries(q), a_panel);
+            t.steps = job.steps(q);
+            t.first = k == 0;
+            t.last = q == job.blocks - 1 && job.k1 == job.k;
+            // The rows of A that are packed next, shared out among this one's blocks.
+            const bool same = q + 1 < job.blocks;
+            const auto* next = job.a + (same ? i * job.lda + k + job.block : (i + t.rows) * job.lda + job.k0);
+            t.ahead_rows = same ? pieces(t.rows, across) : p + 1 < tile.p1 ? pieces(tile.panels.rows(p + 1), across) : 0;
+            const auto run = pick_panel<F>(t.rows);
+            for (std::int64_t j = tile.j0; j < end; j += panel_width<F>, next += t.ahead_rows * job.lda) {
+                t.ahead = reinterpret_cast<const char*>(next);
+                t.b = panels + q * padded * job.block + (j - tile.j0) * t.steps * F::depth;
+                t.columns = static_cast<int>(min_of(tile.j1 - j, panel_width<F>));
+                if (job.carry != nullptr) {
+                    t.sums = sums + (i - tile.panels.start(tile.p0)) * padded + rows * (j - tile.j0);
+                } else if (sums != nullptr) {
+                    t.sums = sums + rows * (j - tile.j0);
+                }
+                t.c = job.c + i * job.ldc + j;
+                t.d = job.beta == 0 ? nullptr : job.d + i * job.ldd + j;
+                run(t);
+            }
+        }
+        if (job.symmetric && t.last) mirror_rows_until(job, tile, i + t.rows, p + 1 == tile.p1, &mirrored);
+    }
+}
+
+template <class F>
+void deep_task(void* context, std::int64_t task) {
+    using Operand = typename F::Operand;
+    using Sum = typename F::Sum;
+    const Job<F>& job = *static_cast<const Job<F>*>(context);
+    Tile tile;
+    tiles(job, task, &tile);
+    const std::int64_t padded = round_up(tile.j1 - tile.j0, panel_width<F>);
+    Workspace workspace;
+    auto* panels = workspace.take_array<Operand>(padded * job.blocks * round_up(job.block, F::depth));
+    auto* a_panel = workspace.take_array<Operand>(F::block_rows * round_up(job.block, F::depth));
+    Sum* sums = nullptr;
+    if (job.carry != nullptr) {
+        sums = job.carry + (tile.column_tile * round_up(job.m, F::row_unit) + tile.panels.start(tile.p0)) * widest_tile(job);
+    } else if (job.blocks > 1) {
+        sums = workspace.take_array<Sum>(F::block_rows * padded);
+    }
+    const typename F::Setup setup;
+    run_deep(job, tile, panels, a_panel, sums);
+}
+
 template <class F>
 void tile_task(void* context, std::int64_t task) {
     using Operand = typename F::Operand;
@@ -213,6 +281,7 @@ void tile_task(void* context, std::int64_t task) {
     }
     run_panels(job, tile, panels, sums);
 }
+
 // Whether the kernels may read A where it lies: a row panel, all of it, must fit in the first-level cache.
 template <class F>
 bool reads_in_place(const Job<F>& job) {
@@ -231,19 +300,23 @@ void run_small(const Job<F>& job) {
     run_rows(job, all, panels);
 }
 
+// Packs A, unless it is read where it lies.
 template <class F>
-void run_part(Job<F>& job) {
-    job.panels = Panels(job.i0, job.i1);
+void pack_a(Job<F>& job) {
+    if (job.packed_a == nullptr) return;
     if constexpr (F::depth == 1) {
         if (job.a_is_b_transposed) {
-            parallel_for(job.blocks * pieces(job.block, pack_steps_at_once), pack_columns_task<F>, &job);
+            return parallel_for(job.blocks * pieces(job.block, pack_steps_at_once), pack_columns_task<F>, &job);
         }
     }
-    if (job.packs_panels && !job.a_is_b_transposed) {
-        parallel_for(pieces(job.panels.count, pack_panels_at_once), pack_panels_task<F>, &job);
-    } else if (!job.packs_panels && job.packed_a != nullptr) {
-        parallel_for(pieces(job.i1 - job.i0, pack_rows_at_once), pack_rows_task<F>, &job);
-    }
+    if (!job.packs_panels) return parallel_for(pieces(job.i1 - job.i0, pack_rows_at_once), pack_rows_task<F>, &job);
+    parallel_for(pieces(job.panels.count, pack_panels_at_once), pack_panels_task<F>, &job);
+}
+
+template <class F>
+void run_part(Job<F>& job) {
+    job.panels = panels_of<F>(job.i0, job.i1);
+    pack_a(job);
     parallel_for(tiles(job, -1, static_cast<Tile*>(nullptr)), tile_task<F>, &job);
 }
 
@@ -256,13 +329,13 @@ void run_in_rows(Job<F>& job) {
     const bool in_place = reads_in_place(job);
     const bool one_task = job.m * job.n * job.k <= serial_work;
     job.packs_panels = false;
-    job.tile_panels = pieces(max_tile_rows, block_rows);
+    job.tile_panels = pieces(max_tile_rows, F::block_rows);
     job.tile_columns = one_task ? round_up(job.n, panel_width<F>)
                                 : max_of(panel_width<F>, job.n <= 256 ? 32 : job.n <= 512 ? 64 : max_tile_columns);
     job.block = max_of(1, job.k);
     if (in_place) {
         const std::int64_t bytes = pieces(job.n, panel_width<F>) * job.panel_operands() * entry;
-        job.panels = Panels(job.i0, job.i1);
+        job.panels = panels_of<F>(job.i0, job.i1);
         return one_task && bytes <= small_bytes ? run_small(job) : run_part(job);
     }
     // An odd number of cache lines from row to row spreads a panel of rows over all sets of the cache.
@@ -291,15 +364,14 @@ template <class F>
 void run_in_panels(Job<F>& job) {
     using Operand = typename F::Operand;
     using Sum = typename F::Sum;
-    constexpr std::int64_t chunk = vector_width<F> * F::depth;
     job.packs_panels = true;
-    job.block = even_piece(job.k, max_steps * F::depth, chunk);
+    job.block = even_piece(job.k, max_block<F>, block_unit<F>);
     const std::int64_t most = tile_bytes / (job.panel_operands() * static_cast<std::int64_t>(sizeof(Operand)));
     job.tile_columns = even_piece(round_up(job.n, panel_width<F>), max_of(1, most) * panel_width<F>, panel_width<F>);
-    job.tile_panels = pieces(tile_rows(job), block_rows);
+    job.tile_panels = pieces(tile_rows(job), F::block_rows);
     // A part's copy of A fits in the third-level cache.
     const std::int64_t row_bytes = round_up(job.k, F::depth) * static_cast<std::int64_t>(sizeof(Operand));
-    const std::int64_t part_rows = max_of(max_tile_rows, packed_bytes / row_bytes / block_rows * block_rows);
+    const std::int64_t part_rows = max_of(max_tile_rows, packed_bytes / row_bytes / F::block_rows * F::block_rows);
     const std::int64_t part_m = min_of(job.m, part_rows);
     const std::int64_t part_blocks = max_of(1, packed_bytes * job.k / (row_bytes * part_m * job.block));
     const std::int64_t part_k = part_blocks * job.block;
@@ -307,7 +379,7 @@ void run_in_panels(Job<F>& job) {
     job.packed_a = workspace.take_array<Operand>(part_m * round_up(min_of(part_k, job.k), F::depth));
     if (part_k < job.k && !std::is_same_v<typename F::Out, Sum>) {
         const std::int64_t column_tiles =
-            pieces(job.n, job.tile_columns) + pieces(pieces(part_m, block_rows), panels_across(job));
+            pieces(job.n, job.tile_columns) + pieces(pieces(part_m, F::block_rows), panels_across(job));
         job.carry = workspace.take_array<Sum>(part_m * column_tiles * widest_tile(job));
     }
     for (job.i0 = 0; job.i0 < job.m; job.i0 += part_m) {
@@ -317,6 +389,31 @@ void run_in_panels(Job<F>& job) {
             job.blocks = pieces(job.k1 - job.k0, job.block);
             run_part(job);
         }
+    }
+}
+
+template <class F>
+void run_in_tile_registers(Job<F>& job) {
+    job.packs_panels = true;
+    job.block = even_piece(job.k, max_block<F>, block_unit<F>);
+    const std::int64_t part_k = max_of(1, deep_entries / job.block) * job.block;
+    const std::int64_t panel_bytes = round_up(min_of(part_k, job.k), F::depth) * panel_width<F> * static_cast<std::int64_t>(sizeof(typename F::Operand));
+    const bool one_task = job.m * job.n * job.k <= deep_serial_work;
+    const std::int64_t most = max_of(1, deep_bytes / panel_bytes) * panel_width<F>;
+    // Threads share columns rather than rows: of what both pack for themselves, A is the cheaper.
+    const std::int64_t share = one_task || job.symmetric ? job.n : pieces(job.n, get_num_threads());
+    job.tile_columns = even_piece(round_up(job.n, panel_width<F>), max_of(panel_width<F>, min_of(most, round_up(share, panel_width<F>))), panel_width<F>);
+    job.tile_panels = one_task ? pieces(job.m, F::block_rows) : pieces(tile_rows(job), F::block_rows);
+    Workspace workspace;
+    if (part_k < job.k) {
+        const std::int64_t column_tiles = pieces(job.n, job.tile_columns) + pieces(pieces(job.m, F::block_rows), panels_across(job));
+        job.carry = workspace.take_array<typename F::Sum>(round_up(job.m, F::row_unit) * column_tiles * widest_tile(job));
+    }
+    job.panels = panels_of<F>(0, job.m);
+    for (job.k0 = 0; job.k0 < job.k; job.k0 += part_k) {
+        job.k1 = min_of(job.k, job.k0 + part_k);
+        job.blocks = pieces(job.k1 - job.k0, job.block);
+        parallel_for(tiles(job, -1, static_cast<Tile*>(nullptr)), deep_task<F>, &job);
     }
 }
 
@@ -332,57 +429,48 @@ void begin(Job<F>& job) {
     job.carry = nullptr;
 }
 
+// No terms: C = beta·D.
+template <class F>
+void run_empty(const Job<F>& job) {
+    constexpr std::int64_t width = vector_width<F>;
+    for (std::int64_t i = 0; i < job.m; ++i) {
+        for (std::int64_t j = 0; j < job.n; j += width) {
+            const int count = static_cast<int>(min_of(width, job.n - j));
+            auto x = zero<typename F::Sum>();
+            if (job.beta != 0) x = mul(splat(job.beta), load_part(job.d + i * job.ldd + j, count));
+            store_part(job.c + i * job.ldc + j, x, count);
+        }
+    }
+}
+
 template <class F>
 void run(Job<F>& job) {
     if (job.m == 0 || job.n == 0) return;
-    if (job.k == 0) job.alpha = 0;
+    if (job.k == 0) return run_empty(job);
     if (job.n <= vector_width<F> && job.m <= tiny_size && job.k <= tiny_size) {
         return job.b_is_a_transposed ? tiny_gram(job) : job.symmetric ? tiny_symmetric(job) : tiny_product(job);
     }
     begin(job);
-    return job.k <= row_entries || reads_in_place(job) ? run_in_rows(job) : run_in_panels(job);
+    if constexpr (!reads_rows<F>) {
+        run_in_tile_registers(job);
+    } else {
+        job.k <= row_entries || reads_in_place(job) ? run_in_rows(job) : run_in_panels(job);
+    }
 }
 
 template <class F>
 void product(std::int64_t m, std::int64_t n, std::int64_t k, typename F::Sum alpha, const typename F::Store* a,
              std::int64_t lda, const typename F::Store* b, std::int64_t ldb, typename F::Sum beta,
              const typename F::Store* d, std::int64_t ldd, typename F::Store* c, std::int64_t ldc) {
-    Job<F> job;
-    job.m = m;
-    job.n = n;
-    job.k = k;
-    job.alpha = alpha;
-    job.a = a;
-    job.lda = lda;
-    job.b = b;
-    job.ldb = ldb;
-    job.b_is_a_transposed = job.a_is_b_transposed = false;
-    job.beta = beta;
-    job.d = d;
-    job.ldd = ldd;
-    job.c = c;
-    job.ldc = ldc;
-    job.symmetric = false;
+    Job<F> job(m, n, k, alpha, a, lda, b, ldb, beta, d, ldd, c, ldc);
     run(job);
 }
 
 template <class F>
 void gram_onto(std::int64_t m, std::int64_t k, typename F::Sum alpha, const typename F::Store* x, std::int64_t ldx,
                typename F::Sum beta, typename F::Out* c, std::int64_t ldc) {
-    Job<F> job;
-    job.m = job.n = m;
-    job.k = k;
-    job.alpha = alpha;
-    job.a = job.b = x;
-    job.lda = job.ldb = ldx;
-    job.b_is_a_transposed = true;
-    job.a_is_b_transposed = false;
-    job.beta = beta;
-    job.d = c;
-    job.ldd = ldc;
-    job.c = c;
-    job.ldc = ldc;
-    job.symmetric = true;
+    Job<F> job(m, m, k, alpha, x, ldx, x, ldx, beta, c, ldc, c, ldc);
+    job.symmetric = job.b_is_a_transposed = true;
     run(job);
 }
 
@@ -396,18 +484,9 @@ template <class F>
 void columns_onto(std::int64_t n, std::int64_t k, const typename F::Store* x, std::int64_t ldx,
                   const typename F::Sum* weights, typename F::Out* c, std::int64_t ldc) {
     if (n == 0 || k == 0) return;
-    Job<F> job;
-    job.m = job.n = n;
-    job.k = k;
-    job.alpha = job.beta = 1;
-    job.a = job.b = x;
-    job.lda = job.ldb = ldx;
-    job.b_is_a_transposed = false;
-    job.a_is_b_transposed = true;
+    Job<F> job(n, n, k, 1, x, ldx, x, ldx, 1, c, ldc, c, ldc);
+    job.symmetric = job.a_is_b_transposed = true;
     job.weights = weights;
-    job.d = job.c = c;
-    job.ldd = job.ldc = ldc;
-    job.symmetric = true;
     begin(job);
     run_in_panels(job);
 }
@@ -416,19 +495,7 @@ template <class F>
 void symmetric(std::int64_t m, typename F::Sum alpha, const typename F::Store* a, std::int64_t lda,
                const typename F::Store* b, std::int64_t ldb, typename F::Sum beta, const typename F::Store* d,
                std::int64_t ldd, typename F::Store* c, std::int64_t ldc) {
-    Job<F> job;
-    job.m = job.n = job.k = m;
-    job.alpha = alpha;
-    job.a = a;
-    job.lda = lda;
-    job.b = b;
-    job.ldb = ldb;
-    job.b_is_a_transposed = job.a_is_b_transposed = false;
-    job.beta = beta;
-    job.d = d;
-    job.ldd = ldd;
-    job.c = c;
-    job.ldc = ldc;
+    Job<F> job(m, m, m, alpha, a, lda, b, ldb, beta, d, ldd, c, ldc);
     job.symmetric = true;
     run(job);
 }

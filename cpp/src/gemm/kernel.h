@@ -27,7 +27,8 @@ struct Block {
     const typename F::Store* source;  // what a packing block reads instead, and leaves in the panel; row major
     std::int64_t source_stride;
     const char* ahead;        // what a later block reads: fetched into the second-level cache, in every sweep
-    std::int64_t ahead_step;  // this many bytes further
+    std::int64_t ahead_step;  // this many bytes further; or from row to row, of which
+    std::int64_t ahead_rows;  // so many are fetched line by line
     typename F::Sum* sums;    // between blocks of k, R rows of W vectors, where C cannot hold them; else null
     bool first, last;         // of the blocks of k
     typename F::Sum alpha, beta;
@@ -35,7 +36,7 @@ struct Block {
     std::int64_t d_stride;
     typename F::Out* c;
     std::int64_t c_stride;
-    int columns;  // of C, at most W vectors
+    int rows, columns;  // of C; at most W vectors
 };
 
 template <class F>
@@ -194,7 +195,7 @@ inline BlockFn<F> pick_block(int rows, std::integer_sequence<int, R...>) {
 // The function for blocks of `rows` rows (1 … block_rows) and `vectors` (1 or 2) vectors; those that pack have 2.
 template <class F>
 inline BlockFn<F> pick_block(int rows, int vectors, bool packs) {
-    constexpr std::make_integer_sequence<int, block_rows> all{};
+    constexpr std::make_integer_sequence<int, F::block_rows> all{};
     return packs          ? pick_block<F, 2, true>(rows, all)
            : vectors == 1 ? pick_block<F, 1, false>(rows, all)
                           : pick_block<F, 2, false>(rows, all);

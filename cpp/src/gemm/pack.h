@@ -5,7 +5,7 @@
 
 RAPHSON_ISA_BEGIN
 
-// Rows of A as they are, one block of k, `a_stride` operands apart: a multiple of a vector, filled up with zeros.
+// Rows of A as they are, `out_stride` operands apart: a multiple of a vector, filled up with zeros.
 template <class F>
 inline void pack_rows(const typename F::Store* a, std::int64_t stride, std::int64_t rows, std::int64_t entries,
                       typename F::Operand* out, std::int64_t out_stride) {
@@ -19,7 +19,7 @@ inline void pack_rows(const typename F::Store* a, std::int64_t stride, std::int6
     }
 }
 
-// A row panel for the panel kernels: `rows` (≤ block_rows) rows of A turned into steps of `rows` operands, zeros where
+// A row panel for the panel kernels: `rows` (≤ block_rows) rows of one block of k of A turned into steps of `rows` operands, zeros where
 // `depth` runs past the last entry.
 template <class F>
 inline void pack_panel(const typename F::Store* a, std::int64_t stride, int rows, std::int64_t entries,
@@ -27,7 +27,7 @@ inline void pack_panel(const typename F::Store* a, std::int64_t stride, int rows
     using Sum = typename F::Sum;
     constexpr int width = vector_width<F>;
     constexpr int chunk = width * F::depth;
-    constexpr int groups = (block_rows + width - 1) / width;
+    constexpr int groups = (F::block_rows + width - 1) / width;
     auto* const lanes = reinterpret_cast<Sum*>(out);  // an entry, or the pair of a step, is as wide as a sum
     const std::int64_t steps = pieces(entries, F::depth);
     const Sum* const end = lanes + steps * rows;
@@ -153,8 +153,8 @@ inline void pack_transposed(const typename F::Store* x, std::int64_t stride, std
 // C's entries right of the diagonal in the rows j0 … j1-1 and columns i0 … i1-1 = those below it. i0 = j0 or i0 ≥ j1.
 // Blocks begin at multiples of a vector: a row of one is a cache line wherever C's own rows begin with one.
 template <class F>
-inline void mirror(typename F::Out* c, std::int64_t stride, std::int64_t i0, std::int64_t i1, std::int64_t j0,
-                   std::int64_t j1) {
+inline void mirror_any(typename F::Out* c, std::int64_t stride, std::int64_t i0, std::int64_t i1, std::int64_t j0,
+                       std::int64_t j1) {
     constexpr std::int64_t width = vector_width<F>;
     const auto next = [](std::int64_t from, std::int64_t end) { return min_of(end, (from / width + 1) * width); };
     for (std::int64_t i = i0, i_end; i < i1; i = i_end) {
@@ -182,6 +182,12 @@ inline void mirror(typename F::Out* c, std::int64_t stride, std::int64_t i0, std
             }
         }
     }
+}
+
+template <class F>
+inline void mirror(typename F::Out* c, std::int64_t stride, std::int64_t i0, std::int64_t i1, std::int64_t j0,
+                   std::int64_t j1) {
+    mirror_any<F>(c, stride, i0, i1, j0, j1);
 }
 
 RAPHSON_ISA_END

@@ -107,7 +107,7 @@ inline BlockFn<F> pick_panel(int rows, std::integer_sequence<int, R...>) {
 // The function for packed panels of `rows` rows (1 … block_rows).
 template <class F>
 inline BlockFn<F> pick_panel(int rows) {
-    return pick_panel<F>(rows, std::make_integer_sequence<int, block_rows>{});
+    return pick_panel<F>(rows, std::make_integer_sequence<int, F::block_rows>{});
 }
 
 RAPHSON_ISA_END
