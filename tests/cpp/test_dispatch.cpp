@@ -199,30 +199,31 @@ void check_copies(const KernelTable& table) {
             From x{};
             To y{};
             table.newton_schulz.load({&x, dtype_of<From>(), l.rows, l.cols, l.row_stride, l.col_stride}, 1, 1,
-                                     dtype_of<To>(), &y);
-            table.newton_schulz.store(dtype_of<To>(), &y, {&x, dtype_of<From>(), l.rows, l.cols, l.row_stride, l.col_stride});
+                                     dtype_of<To>(), &y, l.cols);
+            table.newton_schulz.store(dtype_of<To>(), &y, l.cols, {&x, dtype_of<From>(), l.rows, l.cols, l.row_stride, l.col_stride});
             CHECK(to_double(x) == 0);
             CHECK(to_double(y) == 0);
             continue;
         }
         Strided<From> x(l.rows, l.cols, l.row_stride, l.col_stride);
         x.fill(9);
-        std::vector<To> dense(static_cast<std::size_t>(l.rows * l.cols)), expected = dense;
+        const int64_t ld = l.cols + 3;
+        std::vector<To> dense(static_cast<std::size_t>(l.rows * ld), from_double<To>(7)), expected = dense;
         const double scale = 0x1p-3, rescale = 1.0 / 3;
-        table.newton_schulz.load(x.ref(), scale, rescale, dtype_of<To>(), dense.data());
+        table.newton_schulz.load(x.ref(), scale, rescale, dtype_of<To>(), dense.data(), ld);
         for (int64_t i = 0; i < l.rows; ++i) {
             for (int64_t j = 0; j < l.cols; ++j) {
-                expected[static_cast<std::size_t>(i * l.cols + j)] = from_double<To>(x.get(i, j) * scale * rescale);
+                expected[static_cast<std::size_t>(i * ld + j)] = from_double<To>(x.get(i, j) * scale * rescale);
             }
         }
         CHECK(same_bits(dense, expected));
 
         Strided<From> out(l.rows, l.cols, l.row_stride, l.col_stride);
-        table.newton_schulz.store(dtype_of<To>(), dense.data(), out.ref());
+        table.newton_schulz.store(dtype_of<To>(), dense.data(), ld, out.ref());
         int64_t wrong = 0;
         for (int64_t i = 0; i < l.rows; ++i) {
             for (int64_t j = 0; j < l.cols; ++j) {
-                const double v = to_double(dense[static_cast<std::size_t>(i * l.cols + j)]);
+                const double v = to_double(dense[static_cast<std::size_t>(i * ld + j)]);
                 wrong += out.get(i, j) == to_double(from_double<From>(v)) ? 0 : 1;
             }
         }
@@ -255,9 +256,9 @@ TEST_CASE("passes: load carries NaN, Inf, signed zeros, ties and denormals") {
         std::vector<bfloat16> half(values.size());
         std::vector<float> single(values.size());
         std::vector<double> full(values.size());
-        table->newton_schulz.load(x, 1, 1, DType::bfloat16, half.data());
-        table->newton_schulz.load(x, 1, 1, DType::float32, single.data());
-        table->newton_schulz.load(x, 1, 1, DType::float64, full.data());
+        table->newton_schulz.load(x, 1, 1, DType::bfloat16, half.data(), n);
+        table->newton_schulz.load(x, 1, 1, DType::float32, single.data(), n);
+        table->newton_schulz.load(x, 1, 1, DType::float64, full.data(), n);
         for (std::size_t i = 0; i < values.size(); ++i) {
             CAPTURE(values[i]);
             if (std::isnan(values[i])) {
@@ -275,7 +276,7 @@ TEST_CASE("passes: load carries NaN, Inf, signed zeros, ties and denormals") {
         const double tiny = 0x1p-1060;
         double back = 0;
         table->newton_schulz.load({const_cast<double*>(&tiny), DType::float64, 1, 1, 1, 1}, 0x1p+1000, 0x1p+60,
-                                  DType::float64, &back);
+                                  DType::float64, &back, 1);
         CHECK(back == 1.0);
     }
 }

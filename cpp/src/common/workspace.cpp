@@ -76,7 +76,7 @@ void* Workspace::take(std::size_t bytes) {
         stack.used = 0;
     }
     if (stack.chunk == stack.chunks.size()) {
-        std::size_t size = bytes > smallest_chunk ? bytes : smallest_chunk;
+        std::size_t size = bytes > smallest_chunk ? round_up(bytes, huge_page) : smallest_chunk;
         if (stack.chunks.empty() && stack.peak <= keep_limit && stack.peak > size) size = stack.peak;
         stack.chunks.reserve(stack.chunks.size() + 1);
         stack.chunks.emplace_back(size);

@@ -125,14 +125,15 @@ inline void mirror_32(bfloat16* c, std::int64_t stride, std::int64_t i, std::int
 template <>
 inline void mirror<Bf16>(bfloat16* c, std::int64_t stride, std::int64_t i0, std::int64_t i1, std::int64_t j0,
                          std::int64_t j1) {
-    if (i0 < j1) return mirror_any<Bf16>(c, stride, i0, i1, j0, j1);
-    std::int64_t i = i0;
-    for (; i + 32 <= i1; i += 32) {
+    for (std::int64_t i = i0, end; i < i1; i = end) {
+        end = min_of(i1, i + 32);
         std::int64_t j = j0;
-        for (; j + 32 <= j1; j += 32) mirror_32(c, stride, i, j);
-        if (j < j1) mirror_any<Bf16>(c, stride, i, i + 32, j, j1);
+        for (; j + 32 <= min_of(j1, i) && i + 32 <= i1; j += 32) mirror_32(c, stride, i, j);
+        // What is left of these rows: a narrow end, or up to the diagonal.
+        const std::int64_t right = min_of(j1, end);
+        if (j < min_of(right, i)) mirror_any<Bf16>(c, stride, i, end, j, min_of(right, i));
+        if (i < right) mirror_any<Bf16>(c, stride, i, end, i, right);
     }
-    if (i < i1) mirror_any<Bf16>(c, stride, i, i1, j0, j1);
 }
 
 // C's tiles are registers 0 … 3, A's 4 and 5, B's 6 and 7.
@@ -144,11 +145,38 @@ RAPHSON_FORCE_INLINE void each_sum(Each each) {
     if constexpr (R == 2 && W == 2) each(std::integral_constant<int, 3>{}, 16, 16);
 }
 
+// The sums of a register block that is done but for its way to C. The next block takes it there beside its own products:
+// rows a step, while the tile registers multiply.
+struct Unfinished {
+    alignas(64) float sums[2][Bf16::block_rows * 32];  // of this block and of the next
+    int at = 0;
+    int rows = 0;  // still to go
+    const float* x = nullptr;
+    const bfloat16* d = nullptr;
+    bfloat16* c = nullptr;
+};
+
+RAPHSON_FORCE_INLINE void finish_row(const Block<Bf16>& t, Unfinished& u) {
+    auto left = mul(splat(t.alpha), load(u.x)), right = mul(splat(t.alpha), load(u.x + 16));
+    if (u.d != nullptr) {
+        left = fma(splat(t.beta), load(u.d), left);
+        right = fma(splat(t.beta), load(u.d + 16), right);
+        u.d += t.d_stride;
+    }
+    store_32(u.c, left, right);
+    u.c += t.c_stride;
+    u.x += 32;
+    --u.rows;
+}
+
+inline void finish_all(const Block<Bf16>& t) {
+    while (t.unfinished->rows > 0) finish_row(t, *t.unfinished);
+}
+
 // R tiles of rows by W of columns.
 template <int R, int W>
 void run_tiles(const Block<Bf16>& t) {
     constexpr std::int64_t row = tile_row_bytes, sums_row = 2 * tile_row_bytes;
-    alignas(64) float local[Bf16::block_rows * 32];
     float* const sums = t.sums;
     if (sums == nullptr || t.first) {
         each_sum<R, W>([](auto c, int, int) { tile_zero<c>(); });
@@ -157,55 +185,37 @@ void run_tiles(const Block<Bf16>& t) {
     }
     const bfloat16* a = t.a;
     const bfloat16* b = t.b;
-    const char* ahead = t.ahead;
-    const std::int64_t ahead_rows = t.ahead_rows, ahead_stride = t.ahead_step;
-    // C's and D's lines are sent for on the way, two rows a step.
-    const bool writes = sums == nullptr || t.last;
-    const bfloat16* c = t.c;
-    const bfloat16* d = t.d;
-    int c_rows = writes ? t.rows : 0;
-    for (std::int64_t s = t.steps; s > 0; --s, a += R * tile_operands, b += panel_step<Bf16>, ahead += 64) {
-        tile_load<4>(a, row);
-        tile_load<6>(b, row);
+    const std::int64_t a_row = t.a_stride * 2, a_lower = t.a_stride * tile_rows, a_step = t.a_step;
+    Unfinished& u = *t.unfinished;
+    const int rows_a_step = t.steps >= 16 ? 2 : t.steps >= 8 ? 4 : 8;
+    for (std::int64_t s = t.steps; s > 0; --s, a += a_step, b += panel_step<Bf16>) {
+        tile_load<4>(a, a_row);
+        tile_stream<6>(b, row);
         tile_multiply_add<0, 4, 6>();
         if constexpr (W == 2) {
-            tile_load<7>(b + tile_operands, row);
+            tile_stream<7>(b + tile_operands, row);
             tile_multiply_add<1, 4, 7>();
         }
         if constexpr (R == 2) {
-            tile_load<5>(a + tile_operands, row);
+            tile_load<5>(a + a_lower, a_row);
             tile_multiply_add<2, 5, 6>();
             if constexpr (W == 2) tile_multiply_add<3, 5, 7>();
         }
-        for (std::int64_t r = 0; r < ahead_rows; ++r) prefetch_far(ahead + r * ahead_stride);
-        for (int i = 0; i < 2 && --c_rows >= 0; ++i) {
-            prefetch_to_write(c);
-            c += t.c_stride;
-            if (d != nullptr) {
-                prefetch(d);
-                d += t.d_stride;
-            }
-        }
+        for (int i = 0; i < rows_a_step && u.rows > 0; ++i) finish_row(t, u);
     }
-    if (!writes) {
+    if (sums != nullptr && !t.last) {
         each_sum<R, W>([&](auto x, int i, int j) { tile_store<x>(sums + 32 * i + j, sums_row); });
         return;
     }
+    finish_all(t);
+    u.at ^= 1;
+    float* const local = u.sums[u.at];
     each_sum<R, W>([&](auto x, int i, int j) { tile_store<x>(local + 32 * i + j, sums_row); });
     if (t.columns < 32) return finish_narrow<Bf16>(t, t.rows, 2, local);
-    const Vec<float> alpha = splat(t.alpha), beta = splat(t.beta);
-    const float* x = local;
-    d = t.beta != 0 ? t.d : nullptr;
-    bfloat16* out = t.c;
-    for (int i = t.rows; i > 0; --i, x += 32, out += t.c_stride) {
-        auto left = mul(alpha, load(x)), right = mul(alpha, load(x + 16));
-        if (d != nullptr) {
-            left = fma(beta, load(d), left);
-            right = fma(beta, load(d + 16), right);
-            d += t.d_stride;
-        }
-        store_32(out, left, right);
-    }
+    u.rows = t.rows;
+    u.x = local;
+    u.d = t.beta != 0 ? t.d : nullptr;
+    u.c = t.c;
 }
 
 template <>

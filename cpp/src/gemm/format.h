@@ -71,7 +71,8 @@ struct Widened : Plain<double> {
 
 #if defined(RAPHSON_TILE_REGISTERS)
 
-struct TileRegisters;  // amx.h
+struct TileRegisters;  // tile_registers.h
+struct Unfinished;     // amx.h
 
 struct Bf16 {
     using Store = bfloat16;
@@ -79,6 +80,7 @@ struct Bf16 {
     using Operand = bfloat16;
     using Sum = float;
     using Setup = TileRegisters;
+    using Rest = Unfinished;
     static constexpr int depth = 32;
     static constexpr int block_rows = 32, row_unit = 16;
 };

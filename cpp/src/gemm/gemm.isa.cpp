@@ -194,6 +194,20 @@ void run_panels(const Job<F>& job, const Tile& tile, typename F::Operand* panels
     }
 }
 
+// Whether tiles of A may be loaded where they lie: no row crosses a cache line, and a panel's lines spread over the sets of
+// the first-level cache (64 of them, all of which powers of two pass over).
+template <class F>
+bool tiles_in_place(const Job<F>& job) {
+    constexpr std::int64_t line = 64 / sizeof(typename F::Store);
+    if (reinterpret_cast<std::uintptr_t>(job.a) % 64 != 0 || job.lda % line != 0 || job.k % F::depth != 0) return false;
+    const std::int64_t lines = job.lda / line % 64, wide = job.block / line;
+    std::int64_t used[64] = {}, most = 0;
+    for (int i = 0; i < F::block_rows; ++i) {
+        for (std::int64_t j = 0; j < wide; ++j) most = max_of(most, ++used[(i * lines + j) % 64]);
+    }
+    return most <= 10;
+}
+
 // A tile where tile registers multiply: they are done with a panel of rows in less time than the second level of the cache
 // needs for sums of a whole tile, so all of the part's k is one panel's turn, and of sums there is a panel's worth only. A is
 // packed on the way, block by block.
@@ -204,26 +218,30 @@ void run_deep(const Job<F>& job, const Tile& tile, typename F::Operand* panels, 
     for (std::int64_t q = 0; q < job.blocks; ++q) pack_b(job, q, tile, panels + q * padded * job.block);
     std::int64_t mirrored = tile.panels.start(tile.p0);
     Block<F> t = first_block(job);
-    t.a = a_panel;
-    t.ahead_step = job.lda * static_cast<std::int64_t>(sizeof(typename F::Store));
+    const bool in_place = tiles_in_place(job);
+    typename F::Rest unfinished;
+    t.unfinished = &unfinished;
     for (std::int64_t p = tile.p0; p < tile.p1; ++p) {
         t.rows = tile.panels.rows(p);
         const std::int64_t i = tile.panels.start(p), rows = round_up(t.rows, F::row_unit);
         const std::int64_t end = job.symmetric ? min_of(tile.j1, i + t.rows) : tile.j1;
-        const std::int64_t across = pieces(end - tile.j0, panel_width<F>);
         for (std::int64_t q = 0; q < job.blocks; ++q) {
             const std::int64_t k = job.k0 + q * job.block;
-            pack_panel<F>(job.a + i * job.lda + k, job.lda, t.rows, job.block_entries(q), a_panel);
             t.steps = job.steps(q);
+            if (in_place && t.rows == F::block_rows) {
+                t.a = job.a + i * job.lda + k;
+                t.a_stride = job.lda;
+                t.a_step = F::depth;
+            } else {
+                pack_panel<F>(job.a + i * job.lda + k, job.lda, t.rows, job.block_entries(q), a_panel);
+                t.a = a_panel;
+                t.a_stride = F::depth;
+                t.a_step = rows * F::depth;
+            }
             t.first = k == 0;
             t.last = q == job.blocks - 1 && job.k1 == job.k;
-            // The rows of A that are packed next, shared out among this one's blocks.
-            const bool same = q + 1 < job.blocks;
-            const auto* next = job.a + (same ? i * job.lda + k + job.block : (i + t.rows) * job.lda + job.k0);
-            t.ahead_rows = same ? pieces(t.rows, across) : p + 1 < tile.p1 ? pieces(tile.panels.rows(p + 1), across) : 0;
             const auto run = pick_panel<F>(t.rows);
-            for (std::int64_t j = tile.j0; j < end; j += panel_width<F>, next += t.ahead_rows * job.lda) {
-                t.ahead = reinterpret_cast<const char*>(next);
+            for (std::int64_t j = tile.j0; j < end; j += panel_width<F>) {
                 t.b = panels + q * padded * job.block + (j - tile.j0) * t.steps * F::depth;
                 t.columns = static_cast<int>(min_of(tile.j1 - j, panel_width<F>));
                 if (job.carry != nullptr) {
@@ -236,8 +254,11 @@ void run_deep(const Job<F>& job, const Tile& tile, typename F::Operand* panels, 
                 run(t);
             }
         }
-        if (job.symmetric && t.last) mirror_rows_until(job, tile, i + t.rows, p + 1 == tile.p1, &mirrored);
+        if (!job.symmetric || !t.last) continue;
+        finish_all(t);
+        mirror_rows_until(job, tile, i + t.rows, p + 1 == tile.p1, &mirrored);
     }
+    finish_all(t);
 }
 
 template <class F>

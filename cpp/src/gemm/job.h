@@ -29,7 +29,7 @@ constexpr std::int64_t max_tile_columns = 128;  // where A lies in rows
 constexpr std::int64_t min_panel_rows = 128, max_panel_rows = 2048;  // of a tile where A lies in panels
 // Entries of k in a block, at most, and what they are a multiple of unless they are all of k.
 template <class F>
-constexpr std::int64_t max_block = reads_rows<F> ? 512 * F::depth : 320;
+constexpr std::int64_t max_block = reads_rows<F> ? 512 * F::depth : 512;
 template <class F>
 constexpr std::int64_t block_unit = reads_rows<F> ? vector_width<F> * F::depth : F::depth;
 #if defined(RAPHSON_SIMD_AVX512)

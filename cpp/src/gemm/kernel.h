@@ -17,18 +17,20 @@ RAPHSON_ISA_BEGIN
 // A packing block asks for rows of B this many steps before it needs them.
 constexpr int pack_distance = 16;
 
+struct Unfinished;  // amx.h
+
 // One register block and one block of k.
 template <class F>
 struct Block {
     std::int64_t steps;
     const typename F::Operand* a;  // a row panel: rows a_stride operands apart, or packed, entry by entry of k
     std::int64_t a_stride;
+    std::int64_t a_step;              // where tile registers multiply: operands from step to step
     typename F::Operand* b;           // a packed panel, 64-byte aligned
     const typename F::Store* source;  // what a packing block reads instead, and leaves in the panel; row major
     std::int64_t source_stride;
     const char* ahead;        // what a later block reads: fetched into the second-level cache, in every sweep
-    std::int64_t ahead_step;  // this many bytes further; or from row to row, of which
-    std::int64_t ahead_rows;  // so many are fetched line by line
+    std::int64_t ahead_step;  // this many bytes further
     typename F::Sum* sums;    // between blocks of k, R rows of W vectors, where C cannot hold them; else null
     bool first, last;         // of the blocks of k
     typename F::Sum alpha, beta;
@@ -37,6 +39,7 @@ struct Block {
     typename F::Out* c;
     std::int64_t c_stride;
     int rows, columns;  // of C; at most W vectors
+    Unfinished* unfinished;  // where tile registers multiply
 };
 
 template <class F>

@@ -9,7 +9,7 @@
 
 RAPHSON_ISA_BEGIN
 
-constexpr int tile_rows_of_c = 16;         // of A and C, and columns of B and C
+constexpr int tile_rows = 16;                // of A and C, and columns of B and C
 constexpr std::int64_t tile_row_bytes = 64;  // of a register: 32 entries of A, or 16 pairs of B's, or 16 sums
 
 #if defined(RAPHSON_EMULATE_AMX)  // lets a CPU without AMX run everything else of this path
@@ -29,6 +29,10 @@ RAPHSON_FORCE_INLINE void tile_load(const void* from, std::int64_t stride) {
     for (int i = 0; i < 16; ++i) {
         std::memcpy(emulated_tiles[T] + 16 * i, static_cast<const char*>(from) + i * stride, tile_row_bytes);
     }
+}
+template <int T>
+RAPHSON_FORCE_INLINE void tile_stream(const void* from, std::int64_t stride) {
+    tile_load<T>(from, stride);
 }
 template <int T>
 RAPHSON_FORCE_INLINE void tile_store(void* to, std::int64_t stride) {
@@ -83,6 +87,11 @@ RAPHSON_FORCE_INLINE void tile_zero() {
 template <int T>
 RAPHSON_FORCE_INLINE void tile_load(const void* from, std::int64_t stride) {
     __asm__ volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(T), "r"(from), "r"(stride) : "memory");
+}
+// The same of what is not needed again soon: leaves the first-level cache to what is.
+template <int T>
+RAPHSON_FORCE_INLINE void tile_stream(const void* from, std::int64_t stride) {
+    __asm__ volatile("tileloaddt1 (%1,%2,1), %%tmm%c0" : : "i"(T), "r"(from), "r"(stride) : "memory");
 }
 template <int T>
 RAPHSON_FORCE_INLINE void tile_store(void* to, std::int64_t stride) {

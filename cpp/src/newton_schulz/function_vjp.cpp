@@ -62,9 +62,11 @@ double* load(Workspace& scratch, const BatchRef& batch, int64_t index, bool tran
     if (batch.data == nullptr) return nullptr;
     const MatrixRef whole = batch.matrix(index), matrix = transposed ? whole.transposed() : whole;
     double* const to = scratch.take_array<double>(matrix.rows * matrix.cols);
-    kernels().newton_schulz.load(matrix, 1, 1, DType::float64, to);
+    kernels().newton_schulz.load(matrix, 1, 1, DType::float64, to, matrix.cols);
     return to;
 }
+
+void put(const double* x, const MatrixRef& out) { kernels().newton_schulz.store(DType::float64, x, out.cols, out); }
 
 void symmetrize(double* x, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
@@ -126,7 +128,7 @@ void polar_matrix(const DerivativeItem& item, int64_t index) {
         kernels().gemm.f64.product(m, n, n, 1.0, part, n, z, n, 1.0, out, n, out, n);
     }
     const MatrixRef to = item.out.matrix(index);
-    kernels().newton_schulz.store(DType::float64, out, wide ? to.transposed() : to);
+    put(out, wide ? to.transposed() : to);
 }
 
 // A = Y²: dA = dY Y + Y dY.
@@ -144,14 +146,14 @@ void sqrt_matrix(const DerivativeItem& item, int64_t index) {
         const double* const root = basis.values();
         if (!(root[0] > static_cast<double>(n) * eps * root[n - 1])) not_differentiable("sqrt", "a is singular", index);
         basis.apply(bar, [&](int64_t i, int64_t j) { return 1 / (root[i] + root[j]); });
-        kernels().newton_schulz.store(DType::float64, bar, item.out.matrix(index));
+        put(bar, item.out.matrix(index));
         return;
     }
     double* const yt = scratch.take_array<double>(n * n);
     double* const out = scratch.take_array<double>(n * n);
     transpose(y, n, n, n, yt, n);
     if (!solve_sylvester(yt, n, bar, out) && !cancelled()) not_differentiable("sqrt", "value is no principal root", index);
-    kernels().newton_schulz.store(DType::float64, out, item.out.matrix(index));
+    put(out, item.out.matrix(index));
 }
 
 // dX = −X dA X.
@@ -163,7 +165,7 @@ void inverse_matrix(const DerivativeItem& item, int64_t index) {
     double* const left = scratch.take_array<double>(n * n);
     multiply(n, n, n, xt, bar, left);
     kernels().gemm.f64.product(n, n, n, -1.0, left, n, xt, n, 0.0, nullptr, 0, bar, n);
-    kernels().newton_schulz.store(DType::float64, bar, item.out.matrix(index));
+    put(bar, item.out.matrix(index));
 }
 
 // With a = λ^(1/p): (λᵢ^(−1/p) − λⱼ^(−1/p))/(λᵢ − λⱼ) = −1/(aᵢaⱼ Σₖ aᵢᵏ aⱼ^(p−1−k)), a geometric sum.
@@ -193,7 +195,7 @@ void inverse_root_matrix(const DerivativeItem& item, int64_t index) {
             for (int64_t j = 0; j < n; ++j) bar[i * n + j] += item.relative_ridge * trace * (v[i] * v[j]);
         }
     }
-    kernels().newton_schulz.store(DType::float64, bar, item.out.matrix(index));
+    put(bar, item.out.matrix(index));
 }
 
 const char* derivative_name(MatrixFunction function) {

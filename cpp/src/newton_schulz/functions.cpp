@@ -101,7 +101,8 @@ void scale_by(double* x, int64_t count, int exponent) {
 }
 
 void load_scaled(const MatrixRef& from, int exponent, double* to) {
-    kernels().newton_schulz.load(from, std::ldexp(1.0, exponent / 2), std::ldexp(1.0, exponent - exponent / 2), DType::float64, to);
+    kernels().newton_schulz.load(from, std::ldexp(1.0, exponent / 2), std::ldexp(1.0, exponent - exponent / 2), DType::float64, to,
+                                 from.cols);
 }
 
 bool finite(const double* x, int64_t count) {
@@ -121,7 +122,7 @@ void put(double* x, int64_t rows, int64_t cols, int exponent, const MatrixRef& o
         report.status = Status::breakdown;
         std::fill_n(x, rows * cols, 0.0);
     }
-    kernels().newton_schulz.store(DType::float64, x, out);
+    kernels().newton_schulz.store(DType::float64, x, cols, out);
 }
 
 std::string which(const Task& task, const FunctionItem* items, std::size_t count) {
@@ -197,7 +198,8 @@ void run(const Call& call, const Task& task) {
     if (two) {
         if (call.function == MatrixFunction::sqrt && std::isinf(report.inverse_residual)) {
             std::fill_n(second, n * n, std::numeric_limits<double>::quiet_NaN());
-            kernels().newton_schulz.store(DType::float64, second, item.second.matrix(task.index));
+            const MatrixRef to = item.second.matrix(task.index);
+            kernels().newton_schulz.store(DType::float64, second, to.cols, to);
         } else {
             put(second, n, n, second_exponent, item.second.matrix(task.index), report);
         }

@@ -25,6 +25,7 @@ struct Iteration {
     double eps;
     int64_t m, n;
     const IterationBuffers& buffers;
+    const int64_t lx = buffers.ld, la = buffers.square_ld;
 
     // The first Gram matrix gives the norms that `gram` and `aol` divide by. Frobenius has been divided by at load, so
     // nothing here leaves the range of P. Returns what is left to do: a factor of X, folded into the first step.
@@ -32,7 +33,7 @@ struct Iteration {
         if (plan.normalize == Normalize::frobenius) return 1;
         const NewtonSchulzTable& passes = table.newton_schulz;
         double* sums = buffers.factors;
-        const double frobenius = std::sqrt(passes.row_sums(dtype_of<P>(), a, m, sums));
+        const double frobenius = std::sqrt(passes.row_sums(dtype_of<P>(), a, m, la, sums));
         const double largest = *std::max_element(sums, sums + m);
         if (plan.normalize == Normalize::gram) {
             const double divisor = plan.norm_factor * std::sqrt(std::min(largest, frobenius));
@@ -42,8 +43,8 @@ struct Iteration {
             const double sum = std::max(sums[i], eps * largest);
             sums[i] = sum > 0 ? 1 / (plan.norm_factor * std::sqrt(sum)) : 0;
         }
-        passes.scale(dtype_of<P>(), x, m, n, sums, nullptr);
-        passes.scale(dtype_of<P>(), a, m, m, sums, sums);
+        passes.scale(dtype_of<P>(), x, m, n, lx, sums, nullptr);
+        passes.scale(dtype_of<P>(), a, m, m, la, sums, sums);
         return 1;
     }
 
@@ -57,16 +58,16 @@ struct Iteration {
         auto *x = static_cast<P*>(buffers.x), *y = static_cast<P*>(buffers.y);
         auto *a = static_cast<P*>(buffers.square[0]), *b = static_cast<P*>(buffers.square[1]);
         for (std::size_t t = 0; t < plan.steps.size(); ++t) {
-            gemm.gram(m, n, 1, x, n, a, m);
+            gemm.gram(m, n, 1, x, lx, a, la);
             if (poll_cancelled()) break;
             const Step step = t == 0 ? scaled(plan.steps[t], normalize(x, a)) : plan.steps[t];
             const auto sa = static_cast<Scalar>(step.a), sb = static_cast<Scalar>(step.b),
                        sc = static_cast<Scalar>(step.c);
             if (step.c != 0) {
-                gemm.symmetric(m, sc, a, m, a, m, sb, a, m, b, m);
-                gemm.product(m, n, m, 1, b, m, x, n, sa, x, n, y, n);
+                gemm.symmetric(m, sc, a, la, a, la, sb, a, la, b, la);
+                gemm.product(m, n, m, 1, b, la, x, lx, sa, x, lx, y, lx);
             } else {
-                gemm.product(m, n, m, sb, a, m, x, n, sa, x, n, y, n);
+                gemm.product(m, n, m, sb, a, la, x, lx, sa, x, lx, y, lx);
             }
             if (poll_cancelled()) break;
             std::swap(x, y);
@@ -87,29 +88,29 @@ struct Iteration {
         for (std::size_t i = 0; i < count; ++i) {
             const bool fresh = gram_restarts_before(i);
             if (fresh && i > 0) {
-                gemm.product(m, n, m, 1, q, m, x, n, 0, nullptr, 0, y, n);
+                gemm.product(m, n, m, 1, q, la, x, lx, 0, nullptr, 0, y, lx);
                 std::swap(x, y);
             }
-            if (fresh) gemm.gram(m, n, 1, x, n, r, m);
+            if (fresh) gemm.gram(m, n, 1, x, lx, r, la);
             if (poll_cancelled()) return x;
             const Step step = i == 0 ? scaled(plan.steps[i], normalize(x, r)) : plan.steps[i];
             const auto sa = static_cast<Scalar>(step.a), sb = static_cast<Scalar>(step.b),
                        sc = static_cast<Scalar>(step.c);
-            gemm.symmetric(m, sc, r, m, r, m, sb, r, m, z, m);
+            gemm.symmetric(m, sc, r, la, r, la, sb, r, la, z, la);
             if (fresh) {
-                std::memcpy(q, z, static_cast<std::size_t>(m * m) * sizeof(P));
-                for (int64_t d = 0; d < m; ++d) q[d * (m + 1)] += sa;
+                std::memcpy(q, z, static_cast<std::size_t>(m * la) * sizeof(P));
+                for (int64_t d = 0; d < m; ++d) q[d * (la + 1)] += sa;
             } else {
-                gemm.symmetric(m, 1, q, m, z, m, sa, q, m, spare, m);
+                gemm.symmetric(m, 1, q, la, z, la, sa, q, la, spare, la);
                 std::swap(q, spare);
             }
             if (i + 1 < count && !gram_restarts_before(i + 1)) {
-                gemm.symmetric(m, 1, r, m, z, m, sa, r, m, t, m);
-                gemm.symmetric(m, 1, z, m, t, m, sa, t, m, r, m);
+                gemm.symmetric(m, 1, r, la, z, la, sa, r, la, t, la);
+                gemm.symmetric(m, 1, z, la, t, la, sa, t, la, r, la);
             }
             if (poll_cancelled()) return x;
         }
-        gemm.product(m, n, m, 1, q, m, x, n, 0, nullptr, 0, y, n);
+        gemm.product(m, n, m, 1, q, la, x, lx, 0, nullptr, 0, y, lx);
         return y;
     }
 };

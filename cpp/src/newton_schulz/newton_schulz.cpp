@@ -48,13 +48,18 @@ void orthogonalize_matrix(const Job& job, const Task& task) {
         x = x.transposed();
         out = out.transposed();
     }
-    const auto m = static_cast<std::size_t>(x.rows), n = static_cast<std::size_t>(x.cols);
+    const auto m = static_cast<std::size_t>(x.rows);
     const auto size = static_cast<std::size_t>(itemsize(plan.precision));
     Workspace scratch;
     IterationBuffers buffers{};
-    buffers.x = scratch.take(m * n * size);
-    buffers.y = scratch.take(m * n * size);
-    for (int i = 0; i < square_buffers(plan.method); ++i) buffers.square[i] = scratch.take(m * m * size);
+    buffers.ld = row_length(x.cols, plan.precision);
+    buffers.square_ld = row_length(x.rows, plan.precision);
+    const std::size_t bytes = m * static_cast<std::size_t>(buffers.ld) * size;
+    buffers.x = scratch.take(bytes);
+    buffers.y = scratch.take(bytes);
+    for (int i = 0; i < square_buffers(plan.method); ++i) {
+        buffers.square[i] = scratch.take(m * static_cast<std::size_t>(buffers.square_ld) * size);
+    }
     if (plan.normalize != Normalize::frobenius) buffers.factors = static_cast<double*>(scratch.take(m * sizeof(double)));
 
     const MatrixScan& scan = task.scan;
@@ -63,12 +68,12 @@ void orthogonalize_matrix(const Job& job, const Task& task) {
     const double divisor = std::max(norm, job.options->eps * (scan.max_abs / scan.unit));
     const double scale = divisor == 0 ? 0 : 1 / divisor;  // a zero matrix stays zero
     const NewtonSchulzTable& passes = job.table->newton_schulz;
-    passes.load(x, 1 / scan.unit, scale, plan.precision, buffers.x);
+    passes.load(x, 1 / scan.unit, scale, plan.precision, buffers.x, buffers.ld);
     if (cancelled()) return;
     const void* result = iterate(*job.table, plan, job.options->eps, x.rows, x.cols, buffers);
     if (cancelled()) return;
     const PollPause complete;  // from here on the matrix is written whole
-    passes.store(plan.precision, result, out);
+    passes.store(plan.precision, result, buffers.ld, out);
 }
 
 void matrix_task(void* context, std::int64_t index) {

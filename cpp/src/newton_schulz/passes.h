@@ -26,15 +26,16 @@ struct MatrixScan {
 struct NewtonSchulzTable {
     // One read. Where nothing can go wrong (float32, bfloat16, usual float64) `unit` is 1.
     MatrixScan (*scan)(const MatrixRef& x);
-    // dst (rows×cols, row major, contiguous, of type `to`) = (x·scale)·rescale, multiplied in float64, then rounded
+    // dst (rows×cols, `ld` numbers of type `to` from row to row) = (x·scale)·rescale, multiplied in float64, then rounded
     // (to bfloat16 by way of float32).
-    void (*load)(const MatrixRef& x, double scale, double rescale, DType to, void* dst);
-    // out = src (rows×cols, row major, contiguous, of type `from`), rounded where out is narrower.
-    void (*store)(DType from, const void* src, const MatrixRef& out);
-    // Σⱼ|Aᵢⱼ| of every row of a contiguous m×m matrix, in float64; returns Σ Aᵢⱼ².
-    double (*row_sums)(DType dtype, const void* a, std::int64_t m, double* sums);
-    // x (rows×cols, contiguous) ← diag(row) x diag(col), col may be null; multiplied in float64 and rounded once.
-    void (*scale)(DType dtype, void* x, std::int64_t rows, std::int64_t cols, const double* row, const double* col);
+    void (*load)(const MatrixRef& x, double scale, double rescale, DType to, void* dst, std::int64_t ld);
+    // out = src (rows×cols, `ld` numbers of type `from` from row to row), rounded where out is narrower.
+    void (*store)(DType from, const void* src, std::int64_t ld, const MatrixRef& out);
+    // Σⱼ|Aᵢⱼ| of every row of an m×m matrix, in float64; returns Σ Aᵢⱼ².
+    double (*row_sums)(DType dtype, const void* a, std::int64_t m, std::int64_t ld, double* sums);
+    // x (rows×cols) ← diag(row) x diag(col), col may be null; multiplied in float64 and rounded once.
+    void (*scale)(DType dtype, void* x, std::int64_t rows, std::int64_t cols, std::int64_t ld, const double* row,
+                  const double* col);
 };
 
 }  // namespace raphson

@@ -2,6 +2,8 @@
 // iteration's precision and layout, one to bring the result back.
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "common/simd.h"
 #include "common/threads.h"
@@ -69,6 +71,18 @@ void scan_row(const T* x, int64_t n, int64_t stride, double inverse_unit, double
         const double size = std::fabs(v);
         sum[j % lanes] += v * v;
         max[j % lanes] = size > max[j % lanes] ? size : max[j % lanes];
+    }
+}
+
+// Widened in pieces: the loop above then has one kind of number in a register, which compilers can do something with.
+template <>
+void scan_row<bfloat16>(const bfloat16* x, int64_t n, int64_t stride, double inverse_unit, double* sum, double* max) {
+    constexpr int64_t piece = 16 * lanes;
+    float wide[piece];
+    for (int64_t j = 0; j < n; j += piece, x += piece * stride) {
+        const int64_t count = smaller(piece, n - j);
+        for (int64_t l = 0; l < count; ++l) wide[l] = widen(x[l * stride]);
+        scan_row(wide, count, 1, inverse_unit, sum, max);
     }
 }
 
@@ -172,6 +186,12 @@ void copy_task(void* context, int64_t task) {
         for (int64_t i = first; i < last; ++i) {
             const From* source = from + i * job.from_row;
             To* target = to + i * job.to_row;
+            if constexpr (std::is_same_v<From, To>) {
+                if (job.scale == 1 && job.rescale == 1) {
+                    std::memcpy(target, source, static_cast<std::size_t>(job.cols) * sizeof(To));
+                    continue;
+                }
+            }
             for (int64_t j = 0; j < job.cols; ++j) target[j] = convert<From, To>(source[j], job.scale, job.rescale);
         }
         return;
@@ -207,22 +227,21 @@ void copy(DType from, DType to, CopyJob job) {
     }
 }
 
-void load(const MatrixRef& x, double scale, double rescale, DType to, void* dst) {
+void load(const MatrixRef& x, double scale, double rescale, DType to, void* dst, int64_t ld) {
     copy(x.dtype, to,
-         {x.data, dst, x.rows, x.cols, x.row_stride, x.col_stride, x.cols, 1, scale, rescale, RowBlocks(x.rows, x.cols)});
+         {x.data, dst, x.rows, x.cols, x.row_stride, x.col_stride, ld, 1, scale, rescale, RowBlocks(x.rows, x.cols)});
 }
 
-void store(DType from, const void* src, const MatrixRef& out) {
+void store(DType from, const void* src, int64_t ld, const MatrixRef& out) {
     copy(from, out.dtype,
-         {src, out.data, out.rows, out.cols, out.cols, 1, out.row_stride, out.col_stride, 1, 1,
-          RowBlocks(out.rows, out.cols)});
+         {src, out.data, out.rows, out.cols, ld, 1, out.row_stride, out.col_stride, 1, 1, RowBlocks(out.rows, out.cols)});
 }
 
 // ---- normalisation from the first Gram matrix ----------------------------------------------------------------------
 
 struct SumJob {
     const void* a;
-    int64_t m;
+    int64_t m, ld;
     double* sums;
     double* squares;  // one a row
     RowBlocks blocks;
@@ -234,7 +253,7 @@ void sum_task(void* context, int64_t task) {
     const int64_t first = task * job.blocks.rows_per_task;
     const int64_t last = smaller(first + job.blocks.rows_per_task, job.m);
     for (int64_t i = first; i < last; ++i) {
-        const P* row = static_cast<const P*>(job.a) + i * job.m;
+        const P* row = static_cast<const P*>(job.a) + i * job.ld;
         double sum[lanes] = {}, square[lanes] = {};
         for (int64_t j0 = 0; j0 < job.m; j0 += lanes) {
             const int64_t count = smaller(lanes, job.m - j0);
@@ -253,10 +272,10 @@ void sum_task(void* context, int64_t task) {
     }
 }
 
-double row_sums(DType dtype, const void* a, int64_t m, double* sums) {
+double row_sums(DType dtype, const void* a, int64_t m, int64_t ld, double* sums) {
     Workspace scratch;
     auto* squares = static_cast<double*>(scratch.take(static_cast<std::size_t>(m) * sizeof(double)));
-    SumJob job{a, m, sums, squares, RowBlocks(m, m)};
+    SumJob job{a, m, ld, sums, squares, RowBlocks(m, m)};
     const TaskFn task = dtype == DType::float64   ? sum_task<double>
                         : dtype == DType::float32 ? sum_task<float>
                                                   : sum_task<bfloat16>;
@@ -268,7 +287,7 @@ double row_sums(DType dtype, const void* a, int64_t m, double* sums) {
 
 struct ScaleJob {
     void* x;
-    int64_t rows, cols;
+    int64_t rows, cols, ld;
     const double *row, *col;
     RowBlocks blocks;
 };
@@ -279,7 +298,7 @@ void scale_task(void* context, int64_t task) {
     const int64_t first = task * job.blocks.rows_per_task;
     const int64_t last = smaller(first + job.blocks.rows_per_task, job.rows);
     for (int64_t i = first; i < last; ++i) {
-        P* x = static_cast<P*>(job.x) + i * job.cols;
+        P* x = static_cast<P*>(job.x) + i * job.ld;
         const double factor = job.row[i];
         if (job.col == nullptr) {
             for (int64_t j = 0; j < job.cols; ++j) x[j] = rounded<P>(value(x[j]) * factor);
@@ -289,8 +308,8 @@ void scale_task(void* context, int64_t task) {
     }
 }
 
-void scale(DType dtype, void* x, int64_t rows, int64_t cols, const double* row, const double* col) {
-    ScaleJob job{x, rows, cols, row, col, RowBlocks(rows, cols)};
+void scale(DType dtype, void* x, int64_t rows, int64_t cols, int64_t ld, const double* row, const double* col) {
+    ScaleJob job{x, rows, cols, ld, row, col, RowBlocks(rows, cols)};
     const TaskFn task = dtype == DType::float64   ? scale_task<double>
                         : dtype == DType::float32 ? scale_task<float>
                                                   : scale_task<bfloat16>;

@@ -113,7 +113,7 @@ private:
     void normalize() {
         gemm_.gram(m_, n_, 1, raw_x_, n_, raw_a_, m_);
         if (poll_cancelled()) return;
-        const double frobenius = std::sqrt(passes_.row_sums(dtype_of<P>(), raw_a_, m_, sums_));
+        const double frobenius = std::sqrt(passes_.row_sums(dtype_of<P>(), raw_a_, m_, m_, sums_));
         if (cancelled()) return;
         largest_row_ = std::max_element(sums_, sums_ + m_) - sums_;
         const double largest = sums_[largest_row_];
@@ -125,7 +125,7 @@ private:
             rows_[i] = bound > 0 ? 1 / (plan_.norm_factor * std::sqrt(bound)) : one ? 1 : 0;
         }
         std::copy(raw_x_, raw_x_ + m_ * n_, x_);
-        passes_.scale(dtype_of<P>(), x_, m_, n_, rows_, nullptr);
+        passes_.scale(dtype_of<P>(), x_, m_, n_, n_, rows_, nullptr);
     }
 
     // X' = aX + BX with B = bA + cA², A = XXᵀ. With K = GXᵀ and S = K + Kᵀ the cotangent of A is Ā = bK + c(KA + AK),
@@ -134,7 +134,7 @@ private:
     void backward(int64_t t) {
         const Step& step = plan_.steps[static_cast<std::size_t>(t)];
         const P *x = x_at(t), *a = a_at(t);
-        passes_.load({const_cast<P*>(x), dtype_of<P>(), n_, m_, 1, n_}, 1, 1, dtype_of<P>(), spare_);  // Xᵀ
+        passes_.load({const_cast<P*>(x), dtype_of<P>(), n_, m_, 1, n_}, 1, 1, dtype_of<P>(), spare_, m_);  // Xᵀ
         if (poll_cancelled()) return;
         gemm_.product(m_, m_, n_, 1, g_, n_, spare_, m_, 0, nullptr, 0, k_, m_);
         if (poll_cancelled()) return;
@@ -184,7 +184,7 @@ private:
             }
             elementwise_.signed_weights(type, raw_a_, m_, weights, k_);
         }
-        passes_.scale(type, g_, m_, n_, rows_, nullptr);
+        passes_.scale(type, g_, m_, n_, n_, rows_, nullptr);
         if (poll_cancelled()) return;
         gemm_.product(m_, n_, m_, 1, k_, m_, raw_x_, n_, 1, g_, n_, g_, n_);
     }
@@ -248,8 +248,8 @@ void differentiate(const Job& job, int64_t index) {
     const Factors shrink(1, -cotangent_exponent);
 
     Derivative<P> derivative(*job.table, plan, eps, x.rows, x.cols);
-    passes.load(x, 1 / scan.unit, 1 / divisor, plan.precision, derivative.x());
-    passes.load(cotangent, shrink.first, shrink.second, plan.precision, derivative.g());
+    passes.load(x, 1 / scan.unit, 1 / divisor, plan.precision, derivative.x(), x.cols);
+    passes.load(cotangent, shrink.first, shrink.second, plan.precision, derivative.g(), x.cols);
     if (cancelled() || !derivative.run()) return;
     // X₀ = X/d. d = f‖X‖: (G - f²⟨G, X₀⟩X₀)/d. d = eps·|xₖ|, the largest: (G - eps⟨G, X₀⟩ sign(xₖ)eₖ)/d. Where the norm
     // came from the Gram matrix, what follows does not depend on d, and the second terms vanish.
