@@ -14,8 +14,11 @@
 #include "table.h"
 
 namespace raphson {
-#ifdef RAPHSON_TEST_BF16_EMULATION  // the AVX512_BF16 code with the dot product emulated: see tests/cpp/CMakeLists.txt
+#ifdef RAPHSON_TEST_BF16_EMULATION  // AVX512_BF16's and AMX's code with their instructions emulated: see tests/cpp/CMakeLists.txt
 namespace v4_bf16emu {
+extern const GemmTable gemm_table;
+}
+namespace v4_amxemu {
 extern const GemmTable gemm_table;
 }
 #endif
@@ -38,6 +41,7 @@ std::vector<Named> tables() {
 #ifdef RAPHSON_TEST_BF16_EMULATION
         if (built.first[i].runs_here && built.first[i].table->isa == std::string("x86-64-v4")) {
             all.push_back({"x86-64-v4+emulated bf16", &v4_bf16emu::gemm_table});
+            all.push_back({"x86-64-v4+emulated amx", &v4_amxemu::gemm_table});
         }
 #endif
     }

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "common/simd.h"
+#include "common/simd_double.h"
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "isa.h"
@@ -53,20 +53,38 @@ struct Partial {
     double sum, max;
 };
 
+// Whole groups of contiguous numbers; returns how many numbers those are.
 template <class T>
-void scan_row(const T* x, int64_t n, int64_t stride, double inverse_unit, double* sum, double* max) {
+int64_t scan_groups(const T* x, int64_t n, double inverse_unit, double* sum, double* max) {
+    using V = Vec<double>;
+    constexpr int vectors = lanes / V::width;
+    const V unit = splat(inverse_unit), minus = splat(-1.0);
+    V s[vectors], m[vectors];
+    RAPHSON_UNROLL
+    for (int k = 0; k < vectors; ++k) {
+        s[k] = load(sum + k * V::width);
+        m[k] = load(max + k * V::width);
+    }
     int64_t j = 0;
-    if (stride == 1) {
-        for (; j + lanes <= n; j += lanes) {
-            for (int l = 0; l < lanes; ++l) {
-                const double v = value(x[j + l]) * inverse_unit;
-                const double size = std::fabs(v);
-                sum[l] += v * v;
-                max[l] = size > max[l] ? size : max[l];
-            }
+    for (; j + lanes <= n; j += lanes) {
+        RAPHSON_UNROLL
+        for (int k = 0; k < vectors; ++k) {
+            const V v = mul(load_wide(x + j + k * V::width), unit);
+            s[k] = add(s[k], mul(v, v));
+            m[k] = raphson::RAPHSON_ISA::max(mul(v, minus), raphson::RAPHSON_ISA::max(v, m[k]));
         }
     }
-    for (; j < n; ++j) {
+    RAPHSON_UNROLL
+    for (int k = 0; k < vectors; ++k) {
+        store(sum + k * V::width, s[k]);
+        store(max + k * V::width, m[k]);
+    }
+    return j;
+}
+
+template <class T>
+void scan_row(const T* x, int64_t n, int64_t stride, double inverse_unit, double* sum, double* max) {
+    for (int64_t j = stride == 1 ? scan_groups(x, n, inverse_unit, sum, max) : 0; j < n; ++j) {
         const double v = value(x[j * stride]) * inverse_unit;
         const double size = std::fabs(v);
         sum[j % lanes] += v * v;
@@ -74,7 +92,7 @@ void scan_row(const T* x, int64_t n, int64_t stride, double inverse_unit, double
     }
 }
 
-// Widened in pieces: the loop above then has one kind of number in a register, which compilers can do something with.
+// Widened to float32 in pieces, which stay in the cache.
 template <>
 void scan_row<bfloat16>(const bfloat16* x, int64_t n, int64_t stride, double inverse_unit, double* sum, double* max) {
     constexpr int64_t piece = 16 * lanes;
