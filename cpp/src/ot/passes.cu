@@ -212,32 +212,49 @@ __global__ void __launch_bounds__(threads) error_kernel(const DeviceBalance bala
 template <class Entries>
 __global__ void __launch_bounds__(threads) range_kernel(const Entries cost, int64_t rows, int64_t columns, double* parts) {
     __shared__ double room[threads / 32];
-    double low = -minus_infinite, high = minus_infinite;
+    double low = -minus_infinite, high = minus_infinite, forbids = 0, bad = -minus_infinite;
     for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {
         for (int64_t j = threadIdx.x; j < columns; j += threads) {
             const double c = cost.at(i, j);
-            if (!(fabs(c) < -minus_infinite)) continue;
-            low = fmin(low, c);
-            high = fmax(high, c);
+            if (fabs(c) < -minus_infinite) {
+                low = fmin(low, c);
+                high = fmax(high, c);
+            } else if (c > 0) {
+                forbids = 1;
+            } else {
+                bad = fmin(bad, static_cast<double>(i * columns + j));
+            }
         }
     }
     low = over_block(low, room, Smaller());
     high = over_block(high, room, Larger());
+    forbids = over_block(forbids, room, Larger());
+    bad = over_block(bad, room, Smaller());
     if (threadIdx.x != 0) return;
-    parts[2 + 2 * blockIdx.x] = low;
-    parts[3 + 2 * blockIdx.x] = high;
+    double* const mine = parts + cost_range_numbers * (1 + blockIdx.x);
+    mine[0] = low;
+    mine[1] = high;
+    mine[2] = forbids;
+    mine[3] = bad;
 }
 __global__ void range_of_parts_kernel(int blocks, double* parts) {
-    double low = -minus_infinite, high = minus_infinite;
+    double low = -minus_infinite, high = minus_infinite, forbids = 0, bad = -minus_infinite;
     for (int k = static_cast<int>(threadIdx.x); k < blocks; k += 32) {
-        low = fmin(low, parts[2 + 2 * k]);
-        high = fmax(high, parts[3 + 2 * k]);
+        const double* const part = parts + cost_range_numbers * (1 + k);
+        low = fmin(low, part[0]);
+        high = fmax(high, part[1]);
+        forbids = fmax(forbids, part[2]);
+        bad = fmin(bad, part[3]);
     }
     low = over_warp(low, Smaller());
     high = over_warp(high, Larger());
+    forbids = over_warp(forbids, Larger());
+    bad = over_warp(bad, Smaller());
     if (threadIdx.x != 0) return;
     parts[0] = low;
     parts[1] = high;
+    parts[2] = forbids;
+    parts[3] = bad;
 }
 
 // ---- launches --------------------------------------------------------------------------------------------------------------
