@@ -172,14 +172,15 @@ def test_point_clouds(rng, metric, dtype):
     np.testing.assert_allclose(number(result.cost), (plan * cost).sum(), rtol=1e-12)
 
 
-def test_maps(rng):
+@pytest.mark.parametrize("rho", [None, (0.4, 2.0)])
+def test_maps(rng, rho):
     x, y = rng.standard_normal((18, 2)), rng.standard_normal((25, 2)) + 1
     a, b, _ = problem(rng, 18, 25)
     a[4] = b[2] = 0
     a, b = a / a.sum(), b / b.sum()
     new = 3 * rng.standard_normal((7, 2))
-    found = sinkhorn(device.put(a), device.put(b), PointCloud(device.put(x), device.put(y)), 0.05)
-    cpu = sinkhorn(a, b, PointCloud(x, y), 0.05, init=(device.get(found.f), device.get(found.g)))
+    found = sinkhorn(device.put(a), device.put(b), PointCloud(device.put(x), device.put(y)), 0.05, unbalanced=rho)
+    cpu = sinkhorn(a, b, PointCloud(x, y), 0.05, unbalanced=rho, init=(device.get(found.f), device.get(found.g)))
     for given, points in ((None, x), (device.put(new), new)):
         mapped = device.get(found.map(given))
         assert mapped.shape == points.shape
@@ -402,7 +403,7 @@ def test_callback(rng):
     assert [s.iteration for s in seen] == sorted({s.iteration for s in seen})
     assert seen[-1].iteration == result.iterations
     assert seen[-1].marginal_error <= 1e-9
-    assert seen[-1].reg == 0.02
+    assert seen[0].reg > seen[-1].reg == 0.02  # continuation, of which the cost's range is the measure
     assert len(result.history) == len(seen)
     assert list(result.history["marginal_error"]) == [s.marginal_error for s in seen]
     with pytest.warns(raphson.ConvergenceWarning, match="stopped"):
