@@ -2,7 +2,8 @@
 
 ``python -m bench.gpu`` (bench/gpu.sh builds, tests and then runs it). Peers: cuBLAS through ``torch.mm`` for products,
 ``torch.optim.Muon``'s own function, plain and under ``torch.compile``, the same written with ``torch.baddbmm`` for
-batches, and for windows two reads of the window at the copy bandwidth measured here (bytes read and written).
+batches; for windows two reads of the window, and for transport one read of the cost a sweep, at the copy bandwidth
+measured here (bytes read and written).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ class Line(NamedTuple):
     milliseconds: float
     peer: str
     peer_milliseconds: float
-    reach: float  # peer over ours; of windows, ours over the floor
+    reach: float  # peer over ours; of windows and sweeps, ours over the floor
     at_most: bool = False
 
     @property
@@ -157,14 +159,15 @@ def copy_bandwidth(torch: Any, clock: Clock) -> float:
     """Bytes a millisecond."""
     source = torch.empty(1 << 32, dtype=torch.int8, device="cuda")
     target = torch.empty_like(source)
-    return 2 * source.numel() / clock(lambda: target.copy_(source))[0]
+    bandwidth = 2 * source.numel() / clock(lambda: target.copy_(source))[0]
+    print(f"copy bandwidth {bandwidth / 1e9:.2f} TB/s, bytes read and written")
+    return bandwidth
 
 
 def windows(torch: Any, clock: Clock) -> list[Line]:
     from raphson.ihvp import GradientWindow
 
     bandwidth = copy_bandwidth(torch, clock)
-    print(f"copy bandwidth {bandwidth / 1e9:.2f} TB/s, bytes read and written")
     lines = []
     for dim, capacity, dtype in (
         (25_000_000, 256, "bfloat16"),
@@ -186,6 +189,54 @@ def windows(torch: Any, clock: Clock) -> list[Line]:
     return lines
 
 
+def plan_error(torch: Any, cost: Any, reg: float, result: Any) -> float:
+    """L1 error of the marginals for uniform weights, in torch and float64, a thousand rows at a time."""
+    n, m = cost.shape
+    columns = torch.zeros(m, dtype=torch.float64, device="cuda")
+    error = 0.0
+    for begin in range(0, n, 1024):
+        exponent = (
+            result.f[begin : begin + 1024, None] + result.g[None, :] - cost[begin : begin + 1024].double()
+        ) / reg
+        plan = exponent.exp_() / (n * m)
+        columns += plan.sum(0)
+        error += (plan.sum(1) - 1 / n).abs().sum().item()
+    return error + float((columns - 1 / m).abs().sum().item())
+
+
+def transport(torch: Any, clock: Clock) -> list[Line]:
+    """One sweep of a solve: two solves that differ in their number, so that what they share falls out."""
+    import raphson
+
+    bandwidth = copy_bandwidth(torch, clock)
+    lines = []
+    reg, few, many = 1e-3, 8, 72
+    for n, dtype, reach in ((16384, "float32", 1.3), (8192, "float64", 1.3)):
+        cost = torch.rand(n, n, device="cuda", dtype=getattr(torch, dtype))
+        start = (torch.zeros(n, dtype=torch.float64, device="cuda"),) * 2  # no continuation
+
+        def sweeps(most: int, cost: Any = cost, start: Any = start) -> Any:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", raphson.ConvergenceWarning)
+                return raphson.sinkhorn(None, None, cost, reg, max_iter=most, init=start, tol=1e-30)
+
+        results = [sweeps(few), sweeps(many)]
+        error, said = plan_error(torch, cost, reg, results[1]), float(results[1].marginal_error)
+        if not abs(error - said) <= 1e-10 + 1e-6 * error:
+            sys.exit(f"sinkhorn of {n}x{n} {dtype} says {said} of its error, which is {error}")
+        between = results[1].iterations - results[0].iterations
+        if between < 8:
+            sys.exit(f"sinkhorn of {n}x{n} {dtype} was over after {results[1].iterations} sweeps: nothing to compare")
+        short, long = clock(lambda sweeps=sweeps: sweeps(few), lambda sweeps=sweeps: sweeps(many))
+        floor = n * n * cost.element_size() / bandwidth
+        lines.append(
+            Line("ot", "fused iteration", f"{n}×{n}", dtype, (long - short) / between, "one read", floor, reach, True)
+        )
+        del cost, results
+        torch.cuda.empty_cache()
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
@@ -199,7 +250,7 @@ def main() -> int:
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     clock = Clock(torch, arguments.rounds)
     lines: list[Line] = []
-    for suite in (products, matrices, windows):
+    for suite in (products, matrices, windows, transport):
         for line in suite(torch, clock):
             print(line, flush=True)
             lines.append(line)

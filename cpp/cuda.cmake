@@ -1,5 +1,6 @@
 # The CUDA kernels, as a static library: with nvcc for GPUs, or as C++ against tests/cuda/emulation.
 set(RAPHSON_CUDA_SOURCES
+  src/cuda/copy.cu
   src/cuda/runtime.cu
   src/cuda/table.cu
   src/gemm/blas.cu
@@ -11,6 +12,7 @@ set(RAPHSON_CUDA_SOURCES
   src/newton_schulz/iterate.cu
   src/newton_schulz/passes.cu
   src/newton_schulz/resident.cu
+  src/ot/device_transport.cu
   src/ot/iterate.cu
   src/ot/passes.cu
   src/ot/resident.cu

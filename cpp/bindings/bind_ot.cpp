@@ -9,8 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "bind_ot.h"
 #include "bindings.h"
 #include "common/threads.h"
+#include "cuda_module.h"
 #include "ot/problem.h"
 #include "ot/queries.h"
 #include "ot/run.h"
@@ -20,15 +22,7 @@
 namespace raphson::bindings {
 namespace {
 
-using Doubles = py::array_t<double, py::array::c_style>;
 constexpr std::int64_t small_cloud = 1 << 21;  // pairs whose costs are kept: 16 MiB
-
-std::vector<double> numbers(const Doubles& from) { return {from.data(), from.data() + from.size()}; }
-Doubles array(const std::vector<double>& from) {
-    Doubles to(static_cast<py::ssize_t>(from.size()));
-    std::copy(from.begin(), from.end(), to.mutable_data());
-    return to;
-}
 
 // A problem and the arrays it reads. Wrappers in raphson.ot see to shapes, layouts and dtypes.
 class PyTransport {
@@ -60,11 +54,7 @@ public:
         if (f) options.f = f->data();
         if (g) options.g = g->data();
         if (!callback.is_none()) {
-            options.callback = [&](const TransportRecord& record, int iteration) {
-                const py::gil_scoped_acquire held;
-                const py::object answer = callback(to_string(record.stage), iteration, record.error, record.reg, record.seconds);
-                return py::cast<bool>(answer);
-            };
+            options.callback = [&](const TransportRecord& record, int iteration) { return call(callback, record, iteration); };
         }
         TransportSolution solution;
         run_released(1e9, [&] { solution = solve_transport(problem_, options); });
@@ -151,23 +141,6 @@ private:
         kernels().ot.point_costs(p);
         rows.dense = {DType::float64, kept_.data(), p.stride, p.rows, p.columns};
     }
-    static py::dict as_dict(const TransportSolution& s) {
-        py::dict d;
-        d["f"] = array(s.f);
-        d["g"] = array(s.g);
-        d["status"] = to_string(s.status);
-        d["iterations"] = s.iterations;
-        d["newton_iterations"] = s.newton_iterations;
-        d["cg_iterations"] = s.cg_iterations;
-        d["marginal_error"] = s.marginal_error;
-        d["cost"] = s.cost;
-        d["row_marginal"] = array(s.row_marginal);
-        d["column_marginal"] = array(s.column_marginal);
-        py::list history;
-        for (const TransportRecord& r : s.history) history.append(py::make_tuple(to_string(r.stage), r.error, r.reg, r.seconds));
-        d["history"] = history;
-        return d;
-    }
 
     std::string function_;
     py::array cost_;
@@ -210,6 +183,35 @@ double time_pass(bool kernel, const py::array& cost, double reg, int repeats) {
 
 }  // namespace
 
+Doubles array(const std::vector<double>& from) {
+    Doubles to(static_cast<py::ssize_t>(from.size()));
+    std::copy(from.begin(), from.end(), to.mutable_data());
+    return to;
+}
+
+py::dict as_dict(const TransportSolution& s) {
+    py::dict d;
+    d["f"] = array(s.f);
+    d["g"] = array(s.g);
+    d["status"] = to_string(s.status);
+    d["iterations"] = s.iterations;
+    d["newton_iterations"] = s.newton_iterations;
+    d["cg_iterations"] = s.cg_iterations;
+    d["marginal_error"] = s.marginal_error;
+    d["cost"] = s.cost;
+    d["row_marginal"] = array(s.row_marginal);
+    d["column_marginal"] = array(s.column_marginal);
+    py::list history;
+    for (const TransportRecord& r : s.history) history.append(py::make_tuple(to_string(r.stage), r.error, r.reg, r.seconds));
+    d["history"] = history;
+    return d;
+}
+
+bool call(const py::object& callback, const TransportRecord& record, int iteration) {
+    const py::gil_scoped_acquire held;
+    return py::cast<bool>(callback(to_string(record.stage), iteration, record.error, record.reg, record.seconds));
+}
+
 void bind_ot(py::module_& m) {
     py::class_<PyTransport>(m, "Transport")
         .def(py::init<std::string, const Doubles&, const Doubles&, const py::object&, const py::object&, double, double, double,
@@ -250,20 +252,25 @@ void bind_ot(py::module_& m) {
     });
     // TypeError naming both unless they share a framework and a device; dtypes may differ.
     m.def("_require_same", [](py::handle a, py::handle b, const std::string& function, const std::string& name_a, const std::string& name_b) {
-        const Tensor left(a, {function.c_str(), name_a.c_str()}, float64_float32);
-        const Tensor right(b, {function.c_str(), name_b.c_str()}, float64_float32);
+        const Tensor left(a, {function.c_str(), name_a.c_str()}, float64_float32 | and_cuda);
+        const Tensor right(b, {function.c_str(), name_b.c_str()}, float64_float32 | and_cuda);
         require_same(left, right, false);
     });
     m.def("_is_numpy", [](py::handle a) {
-        return std::strcmp(Tensor(a, {"raphson", "array"}, float64_float32).framework(), "numpy") == 0;
+        return std::strcmp(Tensor(a, {"raphson", "array"}, float64_float32 | and_cuda).framework(), "numpy") == 0;
     });
     m.def("_like", [](py::handle like, const py::array& from) {
-        const Tensor model(like, {"raphson", "array"}, float64_float32_bfloat16 | bit(DType::float16));
+        const Tensor model(like, {"raphson", "array"}, float64_float32_bfloat16 | bit(DType::float16) | and_cuda);
         const py::array plain = py::array::ensure(from, py::array::c_style);
         const DType type = plain.itemsize() == 8 ? DType::float64 : DType::float32;
         std::vector<std::int64_t> shape(plain.shape(), plain.shape() + plain.ndim());
         NewArray fresh(model, type, static_cast<int>(shape.size()), shape.data());
-        std::memcpy(fresh.batch().data, plain.data(), static_cast<std::size_t>(plain.nbytes()));
+        const auto bytes = static_cast<std::size_t>(plain.nbytes());
+        if (model.cuda() != nullptr) {
+            cuda("raphson", "array").write(plain.data(), fresh.batch().data, bytes, *model.cuda());
+        } else {
+            std::memcpy(fresh.batch().data, plain.data(), bytes);
+        }
         return fresh.finish();
     });
 }

@@ -11,6 +11,7 @@ void bind_newton_schulz(pybind11::module_& m);
 void bind_newton_schulz_extra(pybind11::module_& m);
 void bind_matrix_functions(pybind11::module_& m);
 void bind_ot(pybind11::module_& m);
+void bind_ot_cuda(pybind11::module_& m);
 void bind_sketch(pybind11::module_& m);
 void bind_sketch_cuda(pybind11::module_& m);
 void bind_fisher(pybind11::module_& m);

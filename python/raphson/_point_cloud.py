@@ -15,6 +15,13 @@ METRICS = ("sqeuclidean", "euclidean", "cityblock")
 Doubles = npt.NDArray[np.float64]
 
 
+def host(array: Any, function: str, argument: str) -> npt.NDArray[Any]:
+    """An array's numbers for NumPy: where they lie, or copied from a CUDA device (which waits for its stream)."""
+    if _core._is_cuda(array):
+        return _core._to_host(array, function, argument)
+    return _core._as_numpy(array, function, argument)
+
+
 @dataclass(frozen=True, eq=False)
 class PointCloud:
     """The cost c(xᵢ, yⱼ) of two clouds of points, computed in tiles when it is needed.
@@ -38,7 +45,8 @@ class PointCloud:
     Notes
     -----
     Memory O((n + m)·d); a sweep computes every cost once, 2d to 3d flops each. Costs of up to 2²¹ pairs (16 MiB) are
-    kept during a solve. The points are read when a solve or a result needs them: do not modify them meanwhile.
+    kept during a solve on the CPU; points on a CUDA device are checked and brought to float64 on the host, in copies.
+    The points are read when a solve or a result needs them: do not modify them meanwhile.
     """
 
     x: Any
@@ -55,34 +63,33 @@ class PointCloud:
         for name, value in (("x", x), ("y", y), ("metric", metric), ("scale", scale)):
             object.__setattr__(self, name, value)
         _core._require_same(x, y, "PointCloud", "x", "y")
-        left, right = self._read("x"), self._read("y")
-        if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1] or left.shape[1] == 0:
-            raise ValueError(
-                f"PointCloud: x and y must have shapes (n, d) and (m, d), got {left.shape} and {right.shape}"
-            )
-        for label, points in (("x", left), ("y", right)):
-            if not np.isfinite(points).all():
+        left, right = self._describe("x")[0], self._describe("y")[0]
+        if len(left) != 2 or len(right) != 2 or left[1] != right[1] or left[1] == 0:
+            raise ValueError(f"PointCloud: x and y must have shapes (n, d) and (m, d), got {left} and {right}")
+        for label in ("x", "y"):
+            if not np.isfinite(self._read(label)).all():
                 raise ValueError(f"PointCloud: {label} has NaN or Inf")
 
     def _read(self, name: str) -> npt.NDArray[Any]:
-        view: npt.NDArray[Any] = _core._as_numpy(getattr(self, name), "PointCloud", name)
-        return view
+        return host(getattr(self, name), "PointCloud", name)
+
+    def _describe(self, name: str) -> tuple[tuple[int, ...], str]:
+        return _core._describe(getattr(self, name), "PointCloud", name)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n, m)."""
-        return self._read("x").shape[0], self._read("y").shape[0]
+        return self._describe("x")[0][0], self._describe("y")[0][0]
 
     @property
     def dtype(self) -> str:
         """Of x: plans, maps and gradients have it too."""
-        name: str = self._read("x").dtype.name
-        return name
+        return self._describe("x")[1]
 
     @property
     def dim(self) -> int:
         """Number of coordinates d."""
-        return int(self._read("x").shape[1])
+        return self._describe("x")[0][1]
 
     def _core_arguments(self) -> tuple[Doubles, Doubles, int, float]:
         x = np.ascontiguousarray(self._read("x"), dtype=np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
-from raphson._point_cloud import PointCloud
+from raphson._point_cloud import PointCloud, host
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
@@ -28,7 +29,7 @@ def weights_of(given: Any, size: int, function: str, name: str) -> tuple[Doubles
     """Weights in float64, and the dtype they came in; None is uniform."""
     if given is None:
         return np.full(size, 1.0 / size if size else 0.0), "float64"
-    view = _core._as_numpy(given, function, name)
+    view = host(given, function, name)
     if view.ndim != 1:
         raise ValueError(f"{function}: {name} must have shape ({size},), got {view.shape}")
     return np.ascontiguousarray(view, dtype=np.float64), view.dtype.name
@@ -86,11 +87,57 @@ class Problem:
         """Of the cost or of the points: that of plans, maps and gradients."""
         return self.cost.dtype if isinstance(self.cost, PointCloud) else self.cost.dtype.name
 
+    def span(self) -> float:
+        """The largest finite cost by size; NaN of points."""
+        if isinstance(self.cost, PointCloud):
+            return math.nan
+        finite = self.cost[np.isfinite(self.cost)]
+        return float(np.abs(finite).max()) if finite.size else 0.0
+
+    def need_cpu(self, what: str) -> None:
+        """RuntimeError where the cost lies on a device that has no kernels for it."""
+
+    def solve(
+        self, method: int, tol: float, most: int, start: tuple[Any, Any], hook: Callable[..., bool] | None
+    ) -> dict[str, Any]:
+        return self.core().solve(method, tol, most, *start, hook)
+
+    def dense(self, f: Doubles, g: Doubles, like: Any) -> Any:
+        return _back(self.core().rows(f, g, 0, self.shape[0]), like, self.dtype)
+
+    def apply(self, f: Doubles, g: Doubles, transpose: bool, v: Any) -> Any:
+        size = self.shape[0 if transpose else 1]
+        given = _core._as_numpy(v, "apply", "v")
+        require_vectors(given.shape, size)
+        matrix = np.ascontiguousarray(given.reshape(size, -1), dtype=np.float64)
+        out = self.core().apply(f, g, transpose, matrix)
+        like = None if _core._is_numpy(v) else v
+        return _back(out.reshape(out.shape[0], *given.shape[1:]), like, given.dtype.name)
+
+    def map(self, g: Doubles, points: Matrix) -> Doubles:
+        cloud = self.cost
+        assert isinstance(cloud, PointCloud)
+        y = cloud._read("y").astype(np.float64)
+        with np.errstate(divide="ignore"):
+            base = np.where(self.b > 0, g / self.reg + np.log(self.b), -np.inf)
+        out = np.empty((len(points), cloud.dim))
+        step = max(1, ROWS_AT_A_TIME // max(len(y), 1))
+        for begin in range(0, len(points), step):
+            rows = base - cloud.rows(begin, begin + step, x=points) / self.reg
+            rows = np.exp(rows - rows.max(axis=1, keepdims=True))
+            out[begin : begin + step] = rows @ y / rows.sum(axis=1, keepdims=True)
+        return out
+
     def cost_rows(self, begin: int, end: int) -> Matrix:
         return self.cost.rows(begin, end) if isinstance(self.cost, PointCloud) else self.cost[begin:end]
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_made"}
+
+
+def require_vectors(shape: tuple[int, ...], size: int) -> None:
+    if len(shape) not in (1, 2) or shape[0] != size:
+        raise ValueError(f"apply: v must have shape ({size},) or ({size}, k), got {shape}")
 
 
 def _kl(left: Doubles, right: Doubles) -> float:
@@ -127,7 +174,9 @@ class TransportResult:
     Notes
     -----
     ``plan``, ``apply``, ``map``, ``sparse_plan``, ``rounded_plan`` and ``vjp`` read the cost when they are called: it
-    must not be modified meanwhile. ``detach()`` drops it.
+    must not be modified meanwhile. ``detach()`` drops it. Of a CUDA cost there are ``plan``, ``apply`` (an exponential
+    an entry for every vector) and ``map`` (which returns by way of the host); ``sparse_plan``, ``rounded_plan`` and
+    ``vjp`` raise RuntimeError.
     """
 
     f: Any
@@ -228,22 +277,14 @@ class TransportResult:
             raise MemoryError(
                 f"the plan would take {8 * n * m / 2**30:.1f} GiB; use apply() or sparse_plan(), or dense(force=True)"
             )
-        return _back(self._rows(0, n), self._like, self._need("dense").dtype)
+        return self._need("dense").dense(self._f, self._g, self._like)
 
     def apply(self, v: Any, *, transpose: bool = False) -> Any:
         """P v, or Pᵀ v, without P, in v's dtype: v of shape (m,) or (m, k), or (n, …); summed in float64.
 
         One exponential an entry for all vectors (transposed: for eight of them).
         """
-        problem = self._need("apply")
-        size = problem.shape[0 if transpose else 1]
-        given = _core._as_numpy(v, "apply", "v")
-        if given.ndim not in (1, 2) or given.shape[0] != size:
-            raise ValueError(f"apply: v must have shape ({size},) or ({size}, k), got {given.shape}")
-        matrix = np.ascontiguousarray(given.reshape(size, -1), dtype=np.float64)
-        out = problem.core().apply(self._f, self._g, transpose, matrix)
-        like = None if _core._is_numpy(v) else v
-        return _back(out.reshape(out.shape[0], *given.shape[1:]), like, given.dtype.name)
+        return self._need("apply").apply(self._f, self._g, transpose, v)
 
     def map(self, x_new: Any = None) -> Any:
         """Barycentric projection of a ``PointCloud``: where the mass at each point goes, on average.
@@ -263,21 +304,12 @@ class TransportResult:
             raise ValueError(
                 "map: needs a PointCloud, whose points it averages; for a dense cost use apply(y) / row_marginal"
             )
-        y = cloud._read("y").astype(np.float64)
-        points = cloud._read("x") if x_new is None else _core._as_numpy(x_new, "map", "x_new")
+        points = cloud._read("x") if x_new is None else host(x_new, "map", "x_new")
         if points.ndim != 2 or points.shape[1] != cloud.dim:
             raise ValueError(f"map: x_new must have shape (k, {cloud.dim}), got {points.shape}")
         if not np.isfinite(points).all():
             raise ValueError("map: x_new has NaN or Inf")
-        problem = self._need("map")
-        with np.errstate(divide="ignore"):
-            base = np.where(problem.b > 0, self._g / self.reg + np.log(problem.b), -np.inf)
-        out = np.empty((len(points), cloud.dim))
-        step = max(1, ROWS_AT_A_TIME // max(len(y), 1))
-        for begin in range(0, len(points), step):
-            rows = base - cloud.rows(begin, begin + step, x=points) / self.reg
-            rows = np.exp(rows - rows.max(axis=1, keepdims=True))
-            out[begin : begin + step] = rows @ y / rows.sum(axis=1, keepdims=True)
+        out = self._need("map").map(self._g, points)
         like = self._like if x_new is None else None if _core._is_numpy(x_new) else x_new
         return _back(out, like, points.dtype.name)
 
@@ -293,6 +325,7 @@ class TransportResult:
         if not most >= 0:
             raise ValueError(f"sparse_plan: max_dropped_mass must not be negative, got {max_dropped_mass}")
         problem = self._need("sparse_plan")
+        problem.need_cpu("sparse_plan")
         ends, index, values, dropped = problem.core().sparse(self._f, self._g, most)
         plan = csr_array((values, index, np.concatenate([[0], ends])), shape=problem.shape)
         plan.dropped_mass = dropped
@@ -308,6 +341,7 @@ class TransportResult:
         marginals.
         """
         problem = self._need("rounded_plan")
+        problem.need_cpu("rounded_plan")
         if not all(math.isinf(rho) for rho in problem.rho):
             raise ValueError("rounded_plan: only balanced plans have marginals to be rounded to")
         a, b = problem.core().weights(False), problem.core().weights(True)
@@ -340,6 +374,8 @@ class TransportResult:
         """Gradients of a scalar L through this solution: :func:`raphson._transport_vjp.vjp` has the details."""
         from raphson._transport_vjp import vjp
 
+        if self._problem is not None:
+            self._problem.need_cpu("vjp")
         return vjp(self, plan_bar, cost_bar, objective_bar)
 
     # ---- as an object --------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ import numpy as np
 
 from raphson import _core
 from raphson._ot_forms import BatchTransportResult, DivergenceResult
-from raphson._point_cloud import PointCloud
+from raphson._point_cloud import PointCloud, host
 from raphson._results import warn_not_converged
 from raphson._transport import MASS_TOLERANCE, Problem, TransportResult, _back, relaxations, weights_of
+from raphson._transport_cuda import CudaProblem
 
 __all__ = [
     "BatchTransportResult",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 METHODS = ("auto", "sinkhorn", "sns", "ssns")
+CUDA_METHODS = METHODS[:2]  # one and the same there
 DEFAULT_TOL = {"float64": 1e-9, "float32": 1e-5}
 DEFAULT_ITERATIONS = 10000
 
@@ -72,26 +74,28 @@ def _read(
     a: Any, b: Any, cost: Any, reg: Any, unbalanced: Any, check_finite: bool | None, function: str
 ) -> tuple[Problem, str, Any]:
     """The problem, the dtype of its data, and the array whose framework results take (None: NumPy)."""
+    like: Any = cost.x if isinstance(cost, PointCloud) else cost
+    on_device = _core._is_cuda(like)
+    rows: Any = cost
+    shape: tuple[int, ...]
     if isinstance(cost, PointCloud):
-        like: Any = cost.x
-        dtype = cost._read("x").dtype.name
-        rows: Any = cost
-        n, m = cost.shape
+        shape, dtype = cost.shape, cost.dtype
+    elif on_device:
+        shape, dtype = _core._describe(cost, function, "cost")
     else:
-        like = cost
         view = _core._as_numpy(cost, function, "cost")
-        if view.ndim != 2:
-            raise ValueError(f"{function}: cost must have shape (n, m), got {view.shape}")
-        dtype = view.dtype.name
+        shape, dtype = view.shape, view.dtype.name
         rows = np.ascontiguousarray(view)
-        n, m = rows.shape
+    if len(shape) != 2:
+        raise ValueError(f"{function}: cost must have shape (n, m), got {shape}")
+    n, m = shape
     for name, given in (("a", a), ("b", b)):
         if given is not None:
             _core._require_same(like, given, function, "cost", name)
     weights_a, dtype_a = weights_of(a, n, function, "a")
     weights_b, dtype_b = weights_of(b, m, function, "b")
     narrow = "float32" in (dtype, dtype_a, dtype_b)
-    problem = Problem(
+    problem = (CudaProblem if on_device else Problem)(
         weights_a,
         weights_b,
         rows,
@@ -99,7 +103,7 @@ def _read(
         relaxations(unbalanced, function),
         MASS_TOLERANCE["float32" if narrow else "float64"],
         function,
-        check_finite is not False,
+        bool(check_finite) if on_device else check_finite is not False,
     )
     return problem, "float32" if narrow else "float64", None if _core._is_numpy(like) else like
 
@@ -118,7 +122,7 @@ def _start(init: Any, problem: Problem, function: str) -> tuple[Any, Any]:
         if given is None:
             values.append(None)
             continue
-        view = _core._as_numpy(given, function, f"init {name}")
+        view = host(given, function, f"init {name}")
         if view.shape != (size,):
             raise ValueError(f"{function}: init {name} must have shape ({size},), got {view.shape}")
         value = np.ascontiguousarray(view, dtype=np.float64)
@@ -128,15 +132,18 @@ def _start(init: Any, problem: Problem, function: str) -> tuple[Any, Any]:
     return values[0], values[1]
 
 
-def hint(status: str, reg: float, span: float) -> str:
+def hint(status: str, reg: float, span: float, *, on_device: bool = False) -> str:
     """What to try, one sentence."""
     if status == "precision_floor":
         return f"This is what float64 reaches with reg {reg:.3g} beside costs up to {span:.3g}; ask for a larger tol."
     if status == "infeasible":
         return "The pairs that cost=inf leaves cannot carry these marginals; allow more, or relax them by unbalanced=."
+    if status == "breakdown":
+        return "A number left the finite range; check_finite=True says whether the cost has NaN or -Inf, and where."
     if status == "stalled":
         return "Try method='sinkhorn' from this result (init=), or a larger reg."
-    return "Try method='auto', a larger max_iter, or init= from a solve with larger reg."
+    other = "" if on_device else "method='auto', "
+    return f"Try {other}a larger max_iter, or init= from a solve with larger reg."
 
 
 def sinkhorn(
@@ -172,7 +179,8 @@ def sinkhorn(
         kernel domain) while the measured contraction makes them the cheaper way, else Newton steps of the semi-dual by
         preconditioned conjugate gradients or a Cholesky factor, on the large entries of the plan or on all of it.
         ``sinkhorn``: sweeps only. ``sns``: 20 sweeps, then Newton steps on the 16·max(n, m) largest entries with Armijo
-        backtracking. ``ssns``: entries chosen by the error, shifted Hessian, acceptance by predicted decrease.
+        backtracking. ``ssns``: entries chosen by the error, shifted Hessian, acceptance by predicted decrease. CUDA
+        arrays have sweeps only, with continuation in reg, as ``auto`` and as ``sinkhorn``.
     tol : float, optional
         Bound on ‖P1 − a‖₁ + ‖Pᵀ1 − b‖₁ (with ``unbalanced`` the L1 optimality residual); None: 1e-9, and 1e-5 where
         float32 data is involved. Below what float64 reaches (about 2e-16·max|C|/reg) the status is ``precision_floor``.
@@ -184,11 +192,13 @@ def sinkhorn(
         ρ of the relaxed marginals (POT's ``reg_m`` with ``reg_type="kl"``; OTT's tau is ρ/(ρ + reg)). Inf: held
         exactly.
     callback : callable, optional
-        ``callback(state)`` after every sweep with a :class:`TransportState`; True stops (status ``stopped``).
+        ``callback(state)`` after every sweep with a :class:`TransportState`; True stops (status ``stopped``). On CUDA
+        after every look at the error, at most eight sweeps apart.
     progress : bool
         A tqdm bar of the decades of the error, if tqdm is installed.
     check_finite : bool, optional
-        False leaves out the refusal of NaN and −Inf in the cost.
+        False leaves out the refusal of NaN and −Inf in the cost. None: True on the CPU; on CUDA False, and then they
+        make every number of the result NaN, with status ``breakdown``.
 
     Returns
     -------
@@ -201,6 +211,8 @@ def sinkhorn(
         row or column with mass whose pairs are all forbidden, connected parts of the allowed pairs with unequal masses.
     TypeError
         Integer or complex data, arrays of different frameworks.
+    RuntimeError
+        A CUDA array that cannot be served here, or a method that CUDA has not.
 
     Warns
     -----
@@ -213,6 +225,11 @@ def sinkhorn(
     it is in cache; one exponential and about 25 flops an entry. Memory: the cost, a kernel as large where it is worth
     it, the large entries of the plan (at most a fifth, 12 bytes each).
 
+    A CUDA cost is read where it lies and on the caller's stream (once copied where its rows are not contiguous); f, g,
+    plan and products come back on its device. Weights and potentials, n + m numbers, pass through the host, and the
+    call returns when it has the certificate. Where ``+inf`` forbids pairs the cost visits the host once, which finds
+    the parts that they fall into.
+
     Sources: Cuturi 2013; Tang, Shavlovsky, Rahmanian et al., Sinkhorn-Newton-Sparse (arXiv 2401.12253); Tang and Qiu,
     SSNS (NeurIPS 2024). Unlike both, rows are eliminated exactly from the Newton system, what a pattern drops is lumped
     into a rank-one term that keeps its row and column sums, and steps are accepted on the derivative along the
@@ -221,29 +238,27 @@ def sinkhorn(
     function = "sinkhorn"
     problem, dtype, like = _read(a, b, cost, reg, unbalanced, check_finite, function)
     number, level, most = _method(method, function), _tolerance(tol, dtype, function), _iterations(max_iter, function)
+    if isinstance(problem, CudaProblem) and method not in CUDA_METHODS:
+        raise RuntimeError(
+            f"{function}: cost is a CUDA array, but method {method!r} has no CUDA kernels yet;"
+            f" one of {', '.join(CUDA_METHODS)}, or copy the cost to the CPU first"
+        )
     f, g = _start(init, problem, function)
     if callback is not None and not callable(callback):
         raise TypeError(f"{function}: callback must be callable, got {type(callback).__name__}")
-    core = problem.core()
+    problem.core()  # checks the rest, before anything shows on the screen
     with _Watch(callback, progress, level) as watch:
-        found = core.solve(number, level, most, f, g, watch.hook)
+        found = problem.solve(number, level, most, (f, g), watch.hook)
     result = TransportResult._from_core(problem, found, level, like)
     if not result.converged:
         warn_not_converged(
             function,
             result.status,
-            float(result.marginal_error),
+            found["marginal_error"],
             level,
-            hint(result.status, problem.reg, _span(problem)),
+            hint(result.status, problem.reg, problem.span(), on_device=isinstance(problem, CudaProblem)),
         )
     return result
-
-
-def _span(problem: Problem) -> float:
-    if isinstance(problem.cost, PointCloud):
-        return math.nan
-    finite = problem.cost[np.isfinite(problem.cost)]
-    return float(np.abs(finite).max()) if finite.size else 0.0
 
 
 class _Watch:
@@ -319,6 +334,7 @@ def sinkhorn_batch(
     views: dict[str, Any] = {}
     sizes: dict[str, int] = {}
     like = cost.x if isinstance(cost, PointCloud) else cost
+    _core._as_numpy(like, function, "cost")  # on a CUDA device there is one problem at a time
     for name, given, rank in (("a", a, 1), ("b", b, 1), ("cost", cost, 2)):
         if given is None or isinstance(given, PointCloud):
             views[name] = given

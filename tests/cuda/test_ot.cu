@@ -114,9 +114,29 @@ TEST_CASE_TEMPLATE("cuda ot: the range of a cost", T, double, float) {
         const DeviceCost cost = upload_cost<T>(scratch, p, 2);
         auto* parts = poisoned<double>(scratch, raphson::cuda::cost_range_parts);
         raphson::cuda::cost_range(cost, parts, here);
-        const auto found = download(parts, 2);
+        const auto found = download(parts, 4);
         CHECK(found[0] == to_double(from_double<T>(low)));
         CHECK(found[1] == to_double(from_double<T>(high)));
+        CHECK(found[2] == 1);
+        CHECK(found[3] == infinity);
+    }
+}
+
+TEST_CASE_TEMPLATE("cuda ot: the first entry that is no cost is found", T, double, float) {
+    const int64_t n = 1100, m = 70;  // more rows than blocks, more columns than a warp
+    for (const double bad : {std::nan(""), -infinity}) {
+        for (const int64_t at : {int64_t{0}, 600 * m + 69, n * m - 1}) {
+            Scratch scratch(here);
+            Problem p = random_problem<T>(n, m, 0.1, 10);
+            p.cost[static_cast<std::size_t>(at)] = bad;
+            p.cost.back() = bad;
+            auto* parts = poisoned<double>(scratch, raphson::cuda::cost_range_parts);
+            raphson::cuda::cost_range(upload_cost<T>(scratch, p, 3), parts, here);
+            const auto found = download(parts, 4);
+            CHECK(std::isfinite(found[0]));
+            CHECK(found[2] == 0);
+            CHECK(found[3] == static_cast<double>(at));
+        }
     }
 }
 

@@ -40,6 +40,12 @@ class DeviceArray:
         code = dlpack.BFLOAT if self.bfloat16 else dlpack.FLOAT
         return dlpack.Export(self.array, code=code, device=(dlpack.CUDA, self.device)).capsule()
 
+    def __float__(self) -> float:  # as torch, JAX and CuPy
+        return float(self.array)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DeviceArray:
+        return DeviceArray(self.array.copy(), bfloat16=self.bfloat16, device=self.device)
+
     def __array_namespace__(self) -> SimpleNamespace:
         return SimpleNamespace(from_dlpack=from_dlpack)
 

@@ -80,6 +80,12 @@ Scratch::~Scratch() {
     }
 }
 
+dim3 block_count(int64_t count, const char* name) {
+    constexpr int64_t most = 0x7fffffff;
+    if (count > most) throw std::runtime_error(std::string(name) + ": too many blocks for one launch");
+    return dim3(static_cast<unsigned>(count));
+}
+
 // ---- the table's ----------------------------------------------------------------------------------------------------------
 
 int device_count() {

@@ -79,6 +79,9 @@ struct Grid {
     std::size_t shared_bytes = 0;
 };
 
+// std::runtime_error that names the kernel if the device could not count that many.
+dim3 block_count(int64_t count, const char* name);
+
 // Names the kernel in the error. A grid without blocks launches nothing.
 template <class... P, class... A>
 void launch(const char* name, CudaPlace place, const Grid& grid, void (*kernel)(P...), A&&... arguments) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "cuda/copy.h"
 #include "gemm/product.h"
 #include "ihvp/device_window.h"
 #include "newton_schulz/orthogonalize.h"
@@ -18,6 +19,8 @@ CudaWindow* make_window(std::int64_t dim, std::int64_t capacity, Damping damping
 
 void sketch(const CudaEmbedding& s, const CudaMatrix& a, const double* weights, const CudaMatrix& out, CudaPlace place);
 void sketch_adjoint(const CudaEmbedding& s, const CudaMatrix& b, const CudaMatrix& out, CudaPlace place);
+
+const CudaTransportTable& transport_table();
 
 namespace {
 
@@ -39,9 +42,10 @@ void gram(const void* x, std::int64_t m, std::int64_t k, void* d, CudaPlace plac
 }  // namespace cuda
 
 const CudaTable& cuda_table() {
-    static const CudaTable table{cuda_table_version, cuda::device_count,  cuda::allocate_result, cuda::release_result,
-                                 cuda::order,        cuda::orthogonalize, cuda::gram,            cuda::sketch,
-                                 cuda::sketch_adjoint, cuda::make_window};
+    static const CudaTable table{cuda_table_version,   cuda::device_count, cuda::allocate_result, cuda::release_result,
+                                 cuda::order,          cuda::read,         cuda::write,           cuda::orthogonalize,
+                                 cuda::gram,           cuda::sketch,       cuda::sketch_adjoint,  cuda::make_window,
+                                 &cuda::transport_table()};
     return table;
 }
 

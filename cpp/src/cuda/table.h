@@ -16,6 +16,7 @@ struct OrthogonalizeItem;
 struct OrthogonalizeOptions;
 struct WindowOptions;
 class CudaWindow;
+struct CudaTransportTable;
 
 // A device and one of its streams (a cudaStream_t; null is the legacy default stream).
 struct CudaPlace {
@@ -28,6 +29,13 @@ struct CudaMatrix {
     void* data;
     DType type;
     std::int64_t rows, cols, ld;
+};
+
+// A matrix anywhere in the device's memory, or a vector as its only column; strides in elements. float64 or float32.
+struct CudaView {
+    void* data;
+    DType type;
+    std::int64_t rows, columns, row_stride, column_stride;
 };
 
 // A SparseSign, or a Gaussian when nnz is 0.
@@ -46,6 +54,9 @@ struct CudaTable {
     void (*release)(void* memory, CudaPlace place);
     // Work put on `later` from now on waits for what `earlier` holds now; one device.
     void (*order)(CudaPlace earlier, CudaPlace later);
+    // to, the host's, contiguous ← from; waits. And from the host, whose memory is free again when the call returns.
+    void (*read)(const CudaView& from, void* to, CudaPlace place);
+    void (*write)(const void* from, void* to, std::size_t bytes, CudaPlace place);
     // As orthogonalize of the CPU. Reads the norms (and waits for them) only with options.check_finite.
     void (*orthogonalize)(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options,
                           CudaPlace place);
@@ -56,9 +67,10 @@ struct CudaTable {
     void (*sketch_adjoint)(const CudaEmbedding& s, const CudaMatrix& b, const CudaMatrix& out, CudaPlace place);
     // A gradient window on the place's device, checked by the caller; who gets it deletes it.
     CudaWindow* (*make_window)(std::int64_t dim, std::int64_t capacity, Damping damping, const WindowOptions& options, CudaPlace place);
+    const CudaTransportTable* transport;  // ot/device_transport.h
 };
 
-constexpr int cuda_table_version = 1;
+constexpr int cuda_table_version = 2;
 constexpr const char* cuda_table_name = "raphson.cuda_table";  // of the capsule
 
 const CudaTable& cuda_table();

@@ -167,9 +167,8 @@ void simt(const ProductJob& job, CudaPlace place) {
                         : job.b_transposed ? simt_kernel<T, true, false>
                                            : simt_kernel<T, false, false>;
     const int64_t blocks = arguments.tiles * job.batch;
-    if (blocks > 0x7fffffff) throw std::runtime_error("matrix product: too many tiles for one launch");
     const std::string name = "matrix product " + std::to_string(job.m) + "x" + std::to_string(job.k) + "x" + std::to_string(job.n);
-    launch(name.c_str(), place, {dim3(static_cast<unsigned>(blocks)), 256}, kernel, arguments);
+    launch(name.c_str(), place, {block_count(blocks, name.c_str()), 256}, kernel, arguments);
 }
 
 }  // namespace

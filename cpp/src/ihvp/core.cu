@@ -3,6 +3,7 @@
 // takes the 32 columns' rotations and sums to rows of its own below. Everything in float64 and in a fixed order.
 #include <algorithm>
 
+#include "cuda/reduce.h"
 #include "ihvp/device_passes.h"
 
 namespace raphson::cuda {
@@ -102,7 +103,7 @@ __device__ void backward(const Ring& factor, double* b) {
         for (int j = warp(); j < here; j += threads / 32) {
             double sum = 0;
             for (int64_t i = t0 + panel + lane(); i < n; i += 32) sum = fma(factor.at(i, t0 + j), b[i], sum);
-            for (int by = 16; by > 0; by /= 2) sum += __shfl_xor_sync(~0u, sum, by);
+            sum = over_warp(sum, Plus());
             if (lane() == 0) below[j] = sum;
         }
         __syncthreads();
@@ -190,16 +191,8 @@ __device__ __noinline__ void factorize(const Ring& gram, const Ring& factor, dou
 }
 
 __device__ double sum_of_block(double value) {
-    __shared__ double room[threads];
-    room[threadIdx.x] = value;
-    __syncthreads();
-    for (int by = threads / 2; by > 0; by /= 2) {
-        if (static_cast<int>(threadIdx.x) < by) room[threadIdx.x] += room[threadIdx.x + static_cast<unsigned>(by)];
-        __syncthreads();
-    }
-    value = room[0];
-    __syncthreads();
-    return value;
+    __shared__ double room[threads / 32];
+    return over_block(value, room, Plus());
 }
 
 // ---- kernels -------------------------------------------------------------------------------------------------------------------

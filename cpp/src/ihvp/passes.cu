@@ -1,8 +1,7 @@
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
 #include "cuda/number.h"
+#include "cuda/reduce.h"
 #include "ihvp/device_passes.h"
 
 namespace raphson::cuda {
@@ -91,33 +90,23 @@ __device__ __forceinline__ void write(const VectorRef& x, int64_t k, double valu
 
 // ---- one vector ------------------------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ double larger(double a, double b) { return a > b || a != a ? a : b; }  // a NaN stays
-
-__device__ __forceinline__ double largest_of_block(double value, double* room) {
-    for (int by = 16; by > 0; by /= 2) value = larger(value, __shfl_xor_sync(~0u, value, by));
-    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
-    __syncthreads();
-    for (int w = 0; w < threads / 32; ++w) value = larger(value, room[w]);
-    return value;
-}
-
 __global__ void __launch_bounds__(threads) scan_kernel(const VectorRef g, const float* residual, double* largest) {
     __shared__ double room[threads / 32];
     double max = 0;
     for (int64_t k = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; k < g.size; k += static_cast<int64_t>(gridDim.x) * threads) {
         double value = read(g, k);
         if (residual != nullptr && fabs(value) <= 1.7976931348623157e308) value += static_cast<double>(residual[k]);
-        max = larger(fabs(value), max);
+        max = LargerOrNaN()(fabs(value), max);
     }
-    max = largest_of_block(max, room);
+    max = over_block(max, room, LargerOrNaN());
     if (threadIdx.x == 0) largest[blockIdx.x] = max;
 }
 
 __global__ void __launch_bounds__(threads) judge_kernel(const double* largest, int count, double limit, bool scaled, DeviceScan* found) {
     __shared__ double room[threads / 32];
     double max = 0;
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) max = larger(largest[i], max);
-    max = largest_of_block(max, room);
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) max = LargerOrNaN()(largest[i], max);
+    max = over_block(max, room, LargerOrNaN());
     if (threadIdx.x != 0) return;
     const bool bad = !(max < limit);
     // A power of two that brings the largest entry to 2^13 … 2^14.
@@ -153,7 +142,7 @@ __global__ void __launch_bounds__(threads) store_kernel(const VectorRef g, const
     if constexpr (sizeof(S) == 1) {
         __shared__ double room[threads / 32];
         const auto narrow = static_cast<float>(value);
-        const auto max = static_cast<float>(largest_of_block(fabs(static_cast<double>(narrow)), room));
+        const auto max = static_cast<float>(over_block(fabs(static_cast<double>(narrow)), room, LargerOrNaN()));
         constexpr float least = 1.17549435e-38f;  // of normal numbers
         float scale = max / 127.0f;
         if (!(scale >= least)) scale = max > 0 ? least : 0.0f;
@@ -179,16 +168,11 @@ __global__ void __launch_bounds__(threads) spread_kernel(const VectorRef x, cons
 }
 
 __global__ void __launch_bounds__(threads) squares_kernel(const double* x, int64_t block_stride, double* squares) {
-    __shared__ double room[threads];
+    __shared__ double room[threads / 32];
     double sum = 0;
     for (int64_t k = threadIdx.x; k < block_stride; k += threads) sum += x[blockIdx.x * block_stride + k] * x[blockIdx.x * block_stride + k];
-    room[threadIdx.x] = sum;
-    __syncthreads();
-    for (int by = threads / 2; by > 0; by /= 2) {
-        if (static_cast<int>(threadIdx.x) < by) room[threadIdx.x] += room[threadIdx.x + static_cast<unsigned>(by)];
-        __syncthreads();
-    }
-    if (threadIdx.x == 0) squares[blockIdx.x] = room[0];
+    sum = over_block(sum, room, Plus());
+    if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
 // ---- products ------------------------------------------------------------------------------------------------------------------
@@ -307,17 +291,12 @@ __global__ void __launch_bounds__(threads, 2) products_kernel(const DeviceRows r
 // sums[b·count + t] ← the chunks' partials, in order; times the scales of the rows.
 __global__ void __launch_bounds__(threads) gather_kernel(const DeviceRows rows, const double* partials, int64_t chunks, int64_t slot,
                                                          double* sums) {
-    __shared__ double room[threads];
+    __shared__ double room[threads / 32];
     const int64_t b = blockIdx.x / rows.count, t = blockIdx.x % rows.count;
     double sum = 0;
     for (int64_t c = threadIdx.x; c < chunks; c += threads) sum += partials[(b * chunks + c) * rows.count + t];
-    room[threadIdx.x] = sum;
-    __syncthreads();
-    for (int by = threads / 2; by > 0; by /= 2) {
-        if (static_cast<int>(threadIdx.x) < by) room[threadIdx.x] += room[threadIdx.x + static_cast<unsigned>(by)];
-        __syncthreads();
-    }
-    if (threadIdx.x == 0) sums[blockIdx.x] = room[0] * rows.row_scale[rows.slot(t)] * (slot < 0 ? 1.0 : rows.row_scale[slot]);
+    sum = over_block(sum, room, Plus());
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum * rows.row_scale[rows.slot(t)] * (slot < 0 ? 1.0 : rows.row_scale[slot]);
 }
 
 // ---- combinations ----------------------------------------------------------------------------------------------------------------
@@ -337,8 +316,8 @@ __global__ void __launch_bounds__(threads, 2) combine_kernel(const DeviceRows ro
     if constexpr (Raw<S>::lift != 1) {
         __shared__ double room[threads / 32];
         double largest = 0;
-        for (int64_t t = threadIdx.x; t < rows.count; t += threads) largest = larger(fabs(coefficient(t)), largest);
-        largest = largest_of_block(largest, room);
+        for (int64_t t = threadIdx.x; t < rows.count; t += threads) largest = LargerOrNaN()(fabs(coefficient(t)), largest);
+        largest = over_block(largest, room, LargerOrNaN());
         if (largest > 0 && largest <= 1.7976931348623157e308) (void)frexp(largest, &exponent);
     }
     double sums[wide] = {};
@@ -382,11 +361,6 @@ __global__ void __launch_bounds__(threads, 2) combine_kernel(const DeviceRows ro
     }
 }
 
-dim3 grid(int64_t blocks, const char* what) {
-    if (blocks > 0x7fffffff) throw std::runtime_error(std::string(what) + ": too many blocks for one launch");
-    return dim3(static_cast<unsigned>(blocks));
-}
-
 double limit_of(Stored type) {
     constexpr double entry = 1e150, of_float = 3.4028235677973366e38, of_bfloat16 = 3.3961775292304957e38;  // as check.cpp
     return type == Stored::float64 ? entry : type == Stored::bfloat16 ? of_bfloat16 : of_float;
@@ -403,21 +377,21 @@ void scan(const VectorRef& g, const float* residual, Stored type, DeviceScan* fo
 
 void store_row(const VectorRef& g, const DeviceScan* found, float* residual, const DeviceRows& rows, int64_t slot, CudaPlace place) {
     for_stored(rows.type, [&](auto like) {
-        launch("window: store", place, {grid(ceil_div(rows.stride, threads), "window: store"), threads}, store_kernel<decltype(like)>, g, found,
+        launch("window: store", place, {block_count(ceil_div(rows.stride, threads), "window: store"), threads}, store_kernel<decltype(like)>, g, found,
                residual, rows, slot);
     });
 }
 
 void spread(const VectorRef& x, const DeviceRows& rows, double* to, double* squares, CudaPlace place) {
-    launch("window: vector", place, {grid(ceil_div(rows.stride, threads), "window: vector"), threads}, spread_kernel, x, rows, to);
+    launch("window: vector", place, {block_count(ceil_div(rows.stride, threads), "window: vector"), threads}, spread_kernel, x, rows, to);
     if (squares == nullptr) return;
-    launch("window: norm", place, {grid(rows.blocks, "window: norm"), threads}, squares_kernel, to, rows.block_stride, squares);
+    launch("window: norm", place, {block_count(rows.blocks, "window: norm"), threads}, squares_kernel, to, rows.block_stride, squares);
 }
 
 void products(const DeviceRows& rows, int64_t slot, const double* x, double* sums, Scratch& scratch) {
     const int64_t chunks = ceil_div(rows.block_stride, chunk);
     auto* partials = scratch.take_array<double>(rows.blocks * chunks * rows.count);
-    const Grid blocks{grid(rows.blocks * chunks, "window: products"), threads};
+    const Grid blocks{block_count(rows.blocks * chunks, "window: products"), threads};
     for_stored(rows.type, [&](auto like) {
         using S = decltype(like);
         if (x != nullptr) {
@@ -428,7 +402,7 @@ void products(const DeviceRows& rows, int64_t slot, const double* x, double* sum
         const float* const scales = rows.scales == nullptr ? nullptr : rows.scales + slot * (rows.stride / int8_block);
         launch("window: products", scratch.place(), blocks, products_kernel<S, S>, rows, row, scales, chunks, partials);
     });
-    launch("window: products", scratch.place(), {grid(rows.blocks * rows.count, "window: products"), threads}, gather_kernel, rows, partials,
+    launch("window: products", scratch.place(), {block_count(rows.blocks * rows.count, "window: products"), threads}, gather_kernel, rows, partials,
            chunks, x != nullptr ? -1 : slot, sums);
 }
 
@@ -437,7 +411,7 @@ void combine(const DeviceRows& rows, const double* coefficients, const VectorRef
     for_stored(rows.type, [&](auto like) {
         using S = decltype(like);
         const int64_t pieces = ceil_div(rows.block_stride, threads * per_load<S>);
-        launch("window: combination", place, {grid(rows.blocks * pieces, "window: combination"), threads}, combine_kernel<S>, rows, coefficients,
+        launch("window: combination", place, {block_count(rows.blocks * pieces, "window: combination"), threads}, combine_kernel<S>, rows, coefficients,
                x != nullptr, x != nullptr ? *x : VectorRef{}, factor, out, pieces);
     });
 }

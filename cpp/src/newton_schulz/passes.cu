@@ -3,6 +3,7 @@
 #include <string>
 
 #include "cuda/number.h"
+#include "cuda/reduce.h"
 #include "newton_schulz/device_passes.h"
 
 namespace raphson::cuda {
@@ -33,25 +34,6 @@ namespace {
 
 constexpr int threads = 256;
 
-// ---- sums over a block, always in the same order ----------------------------------------------------------------------
-
-template <class Combine>
-__device__ __forceinline__ double over_block(double value, double* room, Combine combine) {
-    for (int by = 16; by > 0; by /= 2) value = combine(value, __shfl_xor_sync(~0u, value, by));
-    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
-    __syncthreads();
-    value = room[0];
-    for (int w = 1; w < threads / 32; ++w) value = combine(value, room[w]);
-    __syncthreads();
-    return value;
-}
-struct Plus {
-    __device__ double operator()(double a, double b) const { return a + b; }
-};
-struct Larger {  // a NaN stays
-    __device__ double operator()(double a, double b) const { return a > b || a != a ? a : b; }
-};
-
 // ---- scan ---------------------------------------------------------------------------------------------------------------
 
 // Squares of float64 leave its range: tiny and huge ones are summed apart, scaled (Blue 1978).
@@ -64,7 +46,7 @@ struct Partial {
 template <class T>
 __device__ __forceinline__ void account(T given, Partial& sum) {
     const double x = static_cast<double>(widen(given)), size = fabs(x);
-    sum.max = Larger()(size, sum.max);
+    sum.max = LargerOrNaN()(size, sum.max);
     if (sizeof(T) < 8 || !(size > huge || size < tiny)) {  // NaN is usual
         sum.usual += x * x;
     } else if (size > huge) {
@@ -96,7 +78,7 @@ __global__ void __launch_bounds__(threads) scan_kernel(const DeviceBatch x, int6
     sum.small = over_block(sum.small, room, Plus());
     sum.usual = over_block(sum.usual, room, Plus());
     sum.big = over_block(sum.big, room, Plus());
-    sum.max = over_block(sum.max, room, Larger());
+    sum.max = over_block(sum.max, room, LargerOrNaN());
     if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
@@ -110,7 +92,7 @@ __global__ void __launch_bounds__(threads) norm_kernel(const Partial* partials, 
         sum.small += one.small;
         sum.usual += one.usual;
         sum.big += one.big;
-        sum.max = Larger()(one.max, sum.max);
+        sum.max = LargerOrNaN()(one.max, sum.max);
     }
     double unit = 1, total = sum.usual + sum.small * (1 / up) * (1 / up);
     if (sum.big > 0 || sum.usual != sum.usual) {
@@ -192,10 +174,8 @@ __global__ void __launch_bounds__(threads) row_sums_kernel(const Working a, doub
         sum += fabs(x);
         square += x * x;
     }
-    for (int by = 16; by > 0; by /= 2) {
-        sum += __shfl_xor_sync(~0u, sum, by);
-        square += __shfl_xor_sync(~0u, square, by);
-    }
+    sum = over_warp(sum, Plus());
+    square = over_warp(square, Plus());
     if (threadIdx.x % 32 != 0) return;
     sums[line] = sum;
     squares[line] = square;
@@ -208,10 +188,10 @@ __global__ void __launch_bounds__(threads) factors_kernel(int64_t rows, bool aol
     double* mine = sums + blockIdx.x * rows;
     double largest = 0, square = 0;
     for (int64_t i = threadIdx.x; i < rows; i += threads) {
-        largest = Larger()(mine[i], largest);
+        largest = LargerOrNaN()(mine[i], largest);
         square += squares[blockIdx.x * rows + i];
     }
-    largest = over_block(largest, room, Larger());
+    largest = over_block(largest, room, LargerOrNaN());
     square = over_block(square, room, Plus());
     const double frobenius = sqrt(square), bound = largest < frobenius ? largest : frobenius;
     for (int64_t i = threadIdx.x; i < rows; i += threads) {
@@ -243,11 +223,6 @@ __global__ void __launch_bounds__(threads) diagonal_kernel(const Working from, d
     }
 }
 
-dim3 blocks(int64_t count, const char* what) {
-    if (count > 0x7fffffff) throw std::runtime_error(std::string(what) + ": too many blocks for one launch");
-    return dim3(static_cast<unsigned>(count));
-}
-
 template <class F>
 void for_type(DType type, F&& f) {
     switch (type) {
@@ -265,10 +240,10 @@ void scan(const DeviceBatch& x, int64_t first, int64_t count, double factor, dou
     const int64_t parts = std::clamp<int64_t>(ceil_div(x.rows * x.cols, elements_a_part), 1, most_parts);
     auto* partials = scratch.take_array<Partial>(parts * count);
     for_type(x.dtype, [&](auto like) {
-        launch("orthogonalize: norms", scratch.place(), {blocks(parts * count, "orthogonalize: norms"), threads},
+        launch("orthogonalize: norms", scratch.place(), {block_count(parts * count, "orthogonalize: norms"), threads},
                scan_kernel<decltype(like)>, x, first, parts, partials);
     });
-    launch("orthogonalize: norms", scratch.place(), {blocks(ceil_div(count, threads), "orthogonalize: norms"), threads}, norm_kernel,
+    launch("orthogonalize: norms", scratch.place(), {block_count(ceil_div(count, threads), "orthogonalize: norms"), threads}, norm_kernel,
            partials, parts, count, factor, eps, norms);
 }
 
@@ -276,7 +251,7 @@ void load(const DeviceBatch& x, int64_t first, const DeviceNorm* norms, const Wo
     const int64_t tiles = ceil_div(x.rows, tile) * ceil_div(x.cols, tile);
     for_type(x.dtype, [&](auto given) {
         for_type(to.type, [&](auto like) {
-            launch("orthogonalize: load", place, {blocks(tiles * to.count, "orthogonalize: load"), threads},
+            launch("orthogonalize: load", place, {block_count(tiles * to.count, "orthogonalize: load"), threads},
                    load_kernel<decltype(given), decltype(like)>, x, first, tiles, norms, to);
         });
     });
@@ -286,7 +261,7 @@ void store(const Working& from, const DeviceBatch& out, int64_t first, CudaPlace
     const int64_t tiles = ceil_div(out.rows, tile) * ceil_div(out.cols, tile);
     for_type(out.dtype, [&](auto given) {
         for_type(from.type, [&](auto like) {
-            launch("orthogonalize: store", place, {blocks(tiles * from.count, "orthogonalize: store"), threads},
+            launch("orthogonalize: store", place, {block_count(tiles * from.count, "orthogonalize: store"), threads},
                    store_kernel<decltype(like), decltype(given)>, from, out, first, tiles);
         });
     });
@@ -299,16 +274,16 @@ void rescale(const Working& x, const Working& a, bool aol, double norm_factor, d
     const char* const name = "orthogonalize: normalisation";
     for_type(a.type, [&](auto like) {
         using P = decltype(like);
-        launch(name, scratch.place(), {blocks(ceil_div(lines, threads / 32), name), threads}, row_sums_kernel<P>, a, sums, squares);
-        launch(name, scratch.place(), {blocks(a.count, name), threads}, factors_kernel, a.rows, aol, norm_factor, eps, sums, squares);
-        launch(name, scratch.place(), {blocks(lines, name), threads}, scale_kernel<P>, x, sums, false);
-        launch(name, scratch.place(), {blocks(lines, name), threads}, scale_kernel<P>, a, sums, true);
+        launch(name, scratch.place(), {block_count(ceil_div(lines, threads / 32), name), threads}, row_sums_kernel<P>, a, sums, squares);
+        launch(name, scratch.place(), {block_count(a.count, name), threads}, factors_kernel, a.rows, aol, norm_factor, eps, sums, squares);
+        launch(name, scratch.place(), {block_count(lines, name), threads}, scale_kernel<P>, x, sums, false);
+        launch(name, scratch.place(), {block_count(lines, name), threads}, scale_kernel<P>, a, sums, true);
     });
 }
 
 void add_diagonal(const Working& from, double diagonal, const Working& to, CudaPlace place) {
     for_type(from.type, [&](auto like) {
-        launch("orthogonalize: diagonal", place, {blocks(from.count * from.rows, "orthogonalize: diagonal"), threads},
+        launch("orthogonalize: diagonal", place, {block_count(from.count * from.rows, "orthogonalize: diagonal"), threads},
                diagonal_kernel<decltype(like)>, from, diagonal, to);
     });
 }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cuda/number.h"
+#include "cuda/reduce.h"
 #include "gemm/mma.h"
 #include "newton_schulz/device_passes.h"
 
@@ -97,17 +98,6 @@ __device__ __forceinline__ void for_sums(const Sums& sums, int mp, int columns, 
     }
 }
 
-__device__ double over_block(double value, double* room, bool largest) {
-    const auto combine = [largest](double a, double b) { return largest ? (a > b || a != a ? a : b) : a + b; };
-    for (int by = 16; by > 0; by /= 2) value = combine(value, __shfl_xor_sync(~0u, value, by));
-    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
-    __syncthreads();
-    value = room[0];
-    for (int w = 1; w < warps; ++w) value = combine(value, room[w]);
-    __syncthreads();
-    return value;
-}
-
 // f(row, column) for every entry of the matrix, neighbours in memory to neighbouring threads.
 template <class F>
 __device__ __forceinline__ void for_entries(const DeviceBatch& x, F&& f) {
@@ -133,10 +123,10 @@ __global__ void __launch_bounds__(threads) resident_kernel(const DeviceBatch x, 
     for_entries(x, [&](int r, int c) {
         const double value = static_cast<double>(widen(from[r * x.row_stride + c * x.col_stride])), size = fabs(value);
         sum = fma(value, value, sum);
-        max = size > max || size != size ? size : max;
+        max = LargerOrNaN()(size, max);
     });
-    sum = over_block(sum, room, false);
-    max = over_block(max, room, true);
+    sum = over_block(sum, room, Plus());
+    max = over_block(max, room, LargerOrNaN());
     const double norm = factor * sqrt(sum), floor = eps * max, divisor = norm > floor || norm != norm ? norm : floor;
     const double scale = divisor == 0 ? 0 : 1 / divisor;
     for (int i = static_cast<int>(threadIdx.x); i < shape.mp * xp; i += threads) matrix[i] = Rounded<P>::of(0);

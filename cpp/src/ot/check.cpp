@@ -112,6 +112,15 @@ void find_components(const std::string& function, TransportProblem& p, double ma
 
 }  // namespace
 
+void refuse_entry(const std::string& function, double entry, std::int64_t i, std::int64_t j) {
+    refuse(function, std::string("cost has ") + (std::isnan(entry) ? "NaN" : "-Inf") + " at (" + std::to_string(i) + ", " +
+                         std::to_string(j) + ")");
+}
+
+void require_finite_entry(const std::string& function, const CostFacts& facts) {
+    if (!(facts.lowest <= facts.highest)) refuse(function, "infeasible: cost has no finite entry");
+}
+
 CostFacts scan_cost(const std::string& function, const TransportCost& cost, bool check_finite) {
     CostFacts facts;
     if (!cost.is_dense()) {  // bounds from the boxes around the points
@@ -157,14 +166,11 @@ CostFacts scan_cost(const std::string& function, const TransportCost& cost, bool
         for (std::int64_t i = 0; i < cost.dense.rows; ++i) {
             for (std::int64_t j = 0; j < cost.dense.columns; ++j) {
                 const double c = entry(cost.dense, i, j);
-                if (std::isnan(c) || c == minus_infinity) {
-                    refuse(function, std::string("cost has ") + (std::isnan(c) ? "NaN" : "-Inf") + " at (" +
-                                         std::to_string(i) + ", " + std::to_string(j) + ")");
-                }
+                if (std::isnan(c) || c == minus_infinity) refuse_entry(function, c, i, j);
             }
         }
     }
-    if (!(facts.lowest <= facts.highest)) refuse(function, "infeasible: cost has no finite entry");
+    require_finite_entry(function, facts);
     return facts;
 }
 

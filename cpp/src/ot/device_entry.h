@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cuda/runtime.h"
+#include "cuda/reduce.h"
 #include "ot/passes.h"
 
 namespace raphson::cuda {
@@ -38,34 +38,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
 #else
     return x < -126.0f ? 0.0f : std::exp2(x);
 #endif
-}
-
-struct Plus {
-    __device__ double operator()(double a, double b) const { return a + b; }
-};
-struct Larger {  // NaN loses
-    __device__ double operator()(double a, double b) const { return fmax(a, b); }
-};
-struct Smaller {
-    __device__ double operator()(double a, double b) const { return fmin(a, b); }
-};
-
-template <class Combine>
-__device__ __forceinline__ double over_warp(double value, Combine combine) {
-#pragma unroll
-    for (int by = 16; by > 0; by /= 2) value = combine(value, __shfl_xor_sync(~0u, value, by));
-    return value;
-}
-// Every thread gets the result. room: a number a warp; free again when the call returns.
-template <class Combine>
-__device__ __forceinline__ double over_block(double value, double* room, Combine combine) {
-    value = over_warp(value, combine);
-    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
-    __syncthreads();
-    value = room[0];
-    for (unsigned w = 1; w < blockDim.x / 32; ++w) value = combine(value, room[w]);
-    __syncthreads();
-    return value;
 }
 
 // ---- entries ----------------------------------------------------------------------------------------------------------------

@@ -4,9 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <vector>
 
 #include "cuda/runtime.h"
 #include "ot/passes.h"
+#include "raphson/ot.h"
 #include "raphson/status.h"
 
 namespace raphson::cuda {
@@ -73,8 +76,9 @@ void plan_times(const DeviceCost& cost, const DeviceBalance& balance, const doub
                 double* t, CudaPlace place);
 void plan_transposed_times(const DeviceCost& cost, const DeviceBalance& balance, const PassRoom& room, const double* u,
                            const double* psi, const double* z, double* y, CudaPlace place);
-// parts[0] ← the lowest, parts[1] ← the highest finite entry; parts has cost_range_parts numbers.
-constexpr int cost_range_blocks = 512, cost_range_parts = 2 + 2 * cost_range_blocks;
+// parts[0] ← the lowest, parts[1] ← the highest finite entry; parts[2] ← 1 where there is +Inf, else 0; parts[3] ← where
+// the first NaN or −Inf is (row·columns + column), Inf without one. parts has cost_range_parts numbers.
+constexpr int cost_range_blocks = 512, cost_range_numbers = 4, cost_range_parts = cost_range_numbers * (1 + cost_range_blocks);
 void cost_range(const DeviceCost& cost, double* parts, CudaPlace place);
 
 // The sweep of resident.cu: u, and the partial sums of the columns. 0 threads: rows do not fit.
@@ -95,12 +99,16 @@ struct DeviceSinkhornOptions {
     const double* g = nullptr;
     bool continuation = true;      // without a start: larger regs first where reg is small
     bool resident = true;          // false: the sweeps that read a dense cost twice
+    const double* range = nullptr; // the host's: lowest and highest finite entry, where they are known
+    std::function<bool(const TransportRecord&, int iteration)> callback;  // at every look at the error; true: stop
 };
 struct DeviceSinkhornOutcome {
     Status status;
     int iterations;         // sweeps over the cost
     double marginal_error;  // L1, measured in float64 on f and g as returned
     double cost;            // ⟨P, C⟩
+    DeviceSums sums;        // of the plan of f and g; lives as long as the scratch
+    std::vector<TransportRecord> history;  // an entry a look
 };
 // f (rows), g (columns) in units of the cost; −Inf where the weight is zero; balanced: ⟨a, f⟩ = ⟨b, g⟩. Waits for the stream
 // every few sweeps, and at the end. The weights are taken as checked; balanced, b is scaled to the mass of a.

@@ -5,6 +5,7 @@
 // tells how many more sweeps there are to come: the operator diag(…) − Pᵀ diag(…) P is plan_times and
 // plan_transposed_times, and a sweep at the new ψ measures a step as it does on the CPU.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -124,10 +125,14 @@ public:
                facts_);
         launch("sinkhorn: start", place_, along(), start_kernel, b, options.f, options.g, n, m, 1 / options.reg, facts_, scaled_b,
                log_b_, u_, psi_);
-        auto* range = scratch.take_array<double>(cost_range_parts);
-        cost_range(cost, range, place_);
         double ends[2];
-        read(range, ends, 2);
+        if (options.range != nullptr) {
+            std::copy_n(options.range, 2, ends);
+        } else {
+            auto* range = scratch.take_array<double>(cost_range_parts);
+            cost_range(cost, range, place_);
+            read(range, ends, 2);
+        }
         Facts facts;
         read(facts_, &facts, 1);
         span_ = ends[1] >= ends[0] ? ends[1] - ends[0] : 0;
@@ -168,14 +173,14 @@ public:
         double found[2];
         read(numbers_, found, 2);
         Status status = status_;
-        if (found[0] <= options_.tol) {
+        if (found[0] <= options_.tol && status != Status::stopped) {
             status = Status::converged;
         } else if (!std::isfinite(found[0])) {
             status = Status::breakdown;
         } else if (status == Status::converged) {
             status = Status::precision_floor;
         }
-        return {status, iterations_, found[0], found[1]};
+        return {status, iterations_, found[0], found[1], sums_, std::move(history_)};
     }
 
 private:
@@ -227,6 +232,7 @@ private:
             total_error(balance_, room_, cost_.columns, numbers_, place_);
             read(numbers_, &error, 1);
             moved_ = !(error <= goal);  // else (u, ψ) are the ones to keep
+            if (record(error)) return true;
             if (error <= goal) {
                 status_ = Status::converged;
                 return false;
@@ -235,6 +241,14 @@ private:
             batch = std::min(2 * batch, sweeps_between_looks);
         }
         return false;
+    }
+    // True when the caller wants the end.
+    bool record(double error) {
+        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start_;
+        history_.push_back({TransportStage::sinkhorn, error, reg_, seconds.count()});
+        if (!options_.callback || !options_.callback(history_.back(), iterations_)) return false;
+        status_ = Status::stopped;
+        return true;
     }
     bool over(double error) {
         if (!std::isfinite(error)) {
@@ -264,6 +278,8 @@ private:
     double reg_ = 0, span_ = 0, floor_ = 0, mass_ = 0, best_ = 0;
     int idle_ = 0, iterations_ = 0;
     Status status_ = Status::max_iter;
+    std::vector<TransportRecord> history_;
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace

@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
 #include "ot/device_entry.h"
 #include "ot/device_passes.h"
@@ -214,42 +212,58 @@ __global__ void __launch_bounds__(threads) error_kernel(const DeviceBalance bala
 template <class Entries>
 __global__ void __launch_bounds__(threads) range_kernel(const Entries cost, int64_t rows, int64_t columns, double* parts) {
     __shared__ double room[threads / 32];
-    double low = -minus_infinite, high = minus_infinite;
+    double low = -minus_infinite, high = minus_infinite, forbids = 0, bad = -minus_infinite;
     for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {
         for (int64_t j = threadIdx.x; j < columns; j += threads) {
             const double c = cost.at(i, j);
-            if (!(fabs(c) < -minus_infinite)) continue;
-            low = fmin(low, c);
-            high = fmax(high, c);
+            if (fabs(c) < -minus_infinite) {
+                low = fmin(low, c);
+                high = fmax(high, c);
+            } else if (c > 0) {
+                forbids = 1;
+            } else {
+                bad = fmin(bad, static_cast<double>(i * columns + j));
+            }
         }
     }
     low = over_block(low, room, Smaller());
     high = over_block(high, room, Larger());
+    forbids = over_block(forbids, room, Larger());
+    bad = over_block(bad, room, Smaller());
     if (threadIdx.x != 0) return;
-    parts[2 + 2 * blockIdx.x] = low;
-    parts[3 + 2 * blockIdx.x] = high;
+    double* const mine = parts + cost_range_numbers * (1 + blockIdx.x);
+    mine[0] = low;
+    mine[1] = high;
+    mine[2] = forbids;
+    mine[3] = bad;
 }
 __global__ void range_of_parts_kernel(int blocks, double* parts) {
-    double low = -minus_infinite, high = minus_infinite;
+    double low = -minus_infinite, high = minus_infinite, forbids = 0, bad = -minus_infinite;
     for (int k = static_cast<int>(threadIdx.x); k < blocks; k += 32) {
-        low = fmin(low, parts[2 + 2 * k]);
-        high = fmax(high, parts[3 + 2 * k]);
+        const double* const part = parts + cost_range_numbers * (1 + k);
+        low = fmin(low, part[0]);
+        high = fmax(high, part[1]);
+        forbids = fmax(forbids, part[2]);
+        bad = fmin(bad, part[3]);
     }
     low = over_warp(low, Smaller());
     high = over_warp(high, Larger());
+    forbids = over_warp(forbids, Larger());
+    bad = over_warp(bad, Smaller());
     if (threadIdx.x != 0) return;
     parts[0] = low;
     parts[1] = high;
+    parts[2] = forbids;
+    parts[3] = bad;
 }
 
 // ---- launches --------------------------------------------------------------------------------------------------------------
 
-unsigned blocks(int64_t count) {
-    if (count > 0x7fffffff) throw std::runtime_error("sinkhorn: too many blocks for one launch");
-    return static_cast<unsigned>(count);
+// Of blocks that take whole rows.
+Grid row_grid(const DeviceCost& cost, const char* name) {
+    const auto across = static_cast<unsigned>(std::clamp<int64_t>(ceil_div(cost.columns, 32) * 32, 32, threads));
+    return {block_count(ceil_div(cost.rows, rows_at_once), name), across};
 }
-// Of a block that takes whole rows.
-unsigned across(int64_t columns) { return static_cast<unsigned>(std::clamp<int64_t>(ceil_div(columns, 32) * 32, 32, threads)); }
 
 template <class F>
 void for_entries(const DeviceCost& cost, F&& f) {
@@ -283,7 +297,7 @@ int64_t column_blocks(int64_t columns) { return ceil_div(columns, columns_a_bloc
 // The columns' sums over `slots` vectors of the room and, where psi_next is not null, ψ's optimum.
 void add_columns(const DeviceBalance& balance, const PassRoom& room, int64_t columns, int64_t slots, bool narrow,
                  const double* psi, double* psi_next, double* sums, double* column_errors, CudaPlace place) {
-    const Grid grid{dim3(blocks(column_blocks(columns))), columns_a_block * lanes_a_column};
+    const Grid grid{block_count(column_blocks(columns), "sinkhorn: columns"), columns_a_block * lanes_a_column};
     if (narrow) {
         const auto* partials = static_cast<const float*>(room.partials);
         launch("sinkhorn: columns", place, grid, columns_kernel<float>, balance, partials, slots, room.padded, columns,
@@ -298,7 +312,8 @@ void add_columns(const DeviceBalance& balance, const PassRoom& room, int64_t col
 template <class Entries>
 void partial_columns(const Entries& entries, const DeviceCost& cost, const At& at, const double* mass, const double* z,
                      const PassRoom& room, CudaPlace place) {
-    const dim3 grid(blocks(ceil_div(cost.columns, threads)), static_cast<unsigned>(row_parts(cost, place.device)));
+    dim3 grid = block_count(ceil_div(cost.columns, threads), "sinkhorn: column sums");
+    grid.y = static_cast<unsigned>(row_parts(cost, place.device));
     launch("sinkhorn: column sums", place, {grid, threads}, column_sums_kernel<Entries>, entries, cost.rows, cost.columns, at,
            mass, z, static_cast<double*>(room.partials), room.padded);
 }
@@ -338,8 +353,8 @@ void sweep(const DeviceCost& cost, const DeviceBalance& balance, const PassRoom&
     } else {
         for_entries(cost, [&](const auto& entries) {
             using Entries = std::decay_t<decltype(entries)>;
-            launch("sinkhorn: rows", place, {dim3(blocks(ceil_div(cost.rows, rows_at_once))), across(cost.columns)},
-                   row_update_kernel<Entries>, entries, cost.rows, cost.columns, at, 1 / (1 + balance.kappa_a), u);
+            launch("sinkhorn: rows", place, row_grid(cost, "sinkhorn: rows"), row_update_kernel<Entries>, entries, cost.rows,
+                   cost.columns, at, 1 / (1 + balance.kappa_a), u);
             partial_columns(entries, cost, at, balance.a, nullptr, room, place);
         });
     }
@@ -348,8 +363,8 @@ void sweep(const DeviceCost& cost, const DeviceBalance& balance, const PassRoom&
         using Entries = std::decay_t<decltype(entries)>;
         constexpr int64_t blocks_a_processor = 2;
         const int64_t most = std::min<int64_t>(cost.columns, blocks_a_processor * traits(place.device).processors);
-        launch("sinkhorn: lost columns", place, {dim3(blocks(most)), threads}, lost_kernel<Entries>, entries, cost.rows, at,
-               balance, room.lost, psi_next);
+        launch("sinkhorn: lost columns", place, {block_count(most, "sinkhorn: lost columns"), threads}, lost_kernel<Entries>,
+               entries, cost.rows, at, balance, room.lost, psi_next);
     });
 }
 
@@ -363,9 +378,8 @@ void measure(const DeviceCost& cost, const DeviceBalance& balance, const PassRoo
     const At at{u, psi, balance.inverse_reg};
     for_entries(cost, [&](const auto& entries) {
         using Entries = std::decay_t<decltype(entries)>;
-        launch("sinkhorn: row sums", place, {dim3(blocks(ceil_div(cost.rows, rows_at_once))), across(cost.columns)},
-               row_sums_kernel<Entries>, entries, cost.rows, cost.columns, at, balance.a, nullptr, sums.row_sum, nullptr,
-               cost_sum != nullptr ? room.row_parts : nullptr);
+        launch("sinkhorn: row sums", place, row_grid(cost, "sinkhorn: row sums"), row_sums_kernel<Entries>, entries, cost.rows,
+               cost.columns, at, balance.a, nullptr, sums.row_sum, nullptr, cost_sum != nullptr ? room.row_parts : nullptr);
         partial_columns(entries, cost, at, balance.a, nullptr, room, place);
     });
     add_columns(balance, room, cost.columns, row_parts(cost, place.device), false, psi, nullptr, sums.columns, room.column_errors,
@@ -382,7 +396,7 @@ void plan_rows(const DeviceCost& cost, const DeviceBalance& balance, const doubl
     const At at{u, psi, balance.inverse_reg};
     for_entries(cost, [&](const auto& entries) {
         using Entries = std::decay_t<decltype(entries)>;
-        const Grid grid{dim3(blocks(count)), threads};
+        const Grid grid{block_count(count, "sinkhorn: plan"), threads};
         if (type == DType::float32) {
             launch("sinkhorn: plan", place, grid, plan_kernel<Entries, float>, entries, cost.columns, at, balance.a, first,
                    static_cast<float*>(out), out_stride);
@@ -398,8 +412,8 @@ void plan_times(const DeviceCost& cost, const DeviceBalance& balance, const doub
     const At at{u, psi, balance.inverse_reg};
     for_entries(cost, [&](const auto& entries) {
         using Entries = std::decay_t<decltype(entries)>;
-        launch("sinkhorn: plan times vector", place, {dim3(blocks(ceil_div(cost.rows, rows_at_once))), across(cost.columns)},
-               row_sums_kernel<Entries>, entries, cost.rows, cost.columns, at, balance.a, v, nullptr, t, nullptr);
+        launch("sinkhorn: plan times vector", place, row_grid(cost, "sinkhorn: plan times vector"), row_sums_kernel<Entries>,
+               entries, cost.rows, cost.columns, at, balance.a, v, nullptr, t, nullptr);
     });
 }
 
@@ -414,8 +428,8 @@ void cost_range(const DeviceCost& cost, double* parts, CudaPlace place) {
     const int count = static_cast<int>(std::min<int64_t>(cost.rows, cost_range_blocks));
     for_entries(cost, [&](const auto& entries) {
         using Entries = std::decay_t<decltype(entries)>;
-        launch("sinkhorn: range", place, {dim3(blocks(count)), threads}, range_kernel<Entries>, entries, cost.rows, cost.columns,
-               parts);
+        launch("sinkhorn: range", place, {block_count(count, "sinkhorn: range"), threads}, range_kernel<Entries>, entries, cost.rows,
+               cost.columns, parts);
     });
     launch("sinkhorn: range", place, {dim3(1), 32}, range_of_parts_kernel, count, parts);
 }

@@ -36,13 +36,36 @@ struct TransportProblem {
     std::int32_t components = 1;
     bool forbids = false;
     bool balanced() const { return std::isinf(rho_a) && std::isinf(rho_b); }
+    std::size_t row_part(std::int64_t i) const { return row_component.empty() ? 0 : static_cast<std::size_t>(row_component[i]); }
+    std::size_t column_part(std::int64_t j) const { return column_component.empty() ? 0 : static_cast<std::size_t>(column_component[j]); }
 };
+
+// Balanced potentials are free by a constant in every part of the allowed pairs. What the rows' have to gain, and the
+// columns' to lose, for ⟨a, f⟩ = ⟨b, g⟩ in each; f(i) and g(j) are asked where the weight is positive.
+template <class F, class G>
+std::vector<double> gauge_shifts(const TransportProblem& problem, F&& f, G&& g) {
+    const auto parts = static_cast<std::size_t>(problem.components);
+    std::vector<double> shift(parts, 0.0), mass(parts, 0.0);
+    for (std::int64_t i = 0; i < problem.n; ++i) {
+        if (!(problem.a[i] > 0)) continue;
+        shift[problem.row_part(i)] -= problem.a[i] * f(i);
+        mass[problem.row_part(i)] += problem.a[i];
+    }
+    for (std::int64_t j = 0; j < problem.m; ++j) {
+        if (problem.b[j] > 0) shift[problem.column_part(j)] += problem.b[j] * g(j);
+    }
+    for (std::size_t k = 0; k < parts; ++k) shift[k] /= 2 * mass[k];
+    return shift;
+}
 
 // A cost once scanned can serve several calls.
 struct CostFacts {
-    double lowest = 0, highest = 0;
+    double lowest = 0, highest = 0;  // of the finite entries
     bool forbids = false;
 };
+// std::invalid_argument: what is wrong with the entry (i, j), which is NaN or −Inf.
+[[noreturn]] void refuse_entry(const std::string& function, double entry, std::int64_t i, std::int64_t j);
+void require_finite_entry(const std::string& function, const CostFacts& facts);
 CostFacts scan_cost(const std::string& function, const TransportCost& cost, bool check_finite);
 
 // Checks everything but the cost's entries and fills in the rest. `mass_tolerance`: masses that differ by less,

@@ -334,24 +334,14 @@ void Run::sinkhorn() {
 // Potentials of a balanced problem are free by a constant in each connected part: ⟨a, u⟩ = ⟨b, v⟩ there.
 void Run::gauge() {
     if (!problem_.balanced()) return;
-    const auto parts = static_cast<std::size_t>(problem_.components);
-    std::vector<double> shift(parts, 0.0), mass(parts, 0.0);
-    const auto row_part = [&](std::int64_t i) { return problem_.row_component.empty() ? 0 : problem_.row_component[i]; };
-    const auto column_part = [&](std::int64_t j) { return problem_.column_component.empty() ? 0 : problem_.column_component[j]; };
+    const std::vector<double> shift = gauge_shifts(
+        problem_, [&](std::int64_t i) { return level_.u[i]; },
+        [&](std::int64_t j) { return level_.psi[j] - level_.log_b()[j]; });
     for (std::int64_t i = 0; i < level_.n(); ++i) {
-        if (!(problem_.a[i] > 0)) continue;
-        shift[row_part(i)] -= problem_.a[i] * level_.u[i];
-        mass[row_part(i)] += problem_.a[i];
+        if (problem_.a[i] > 0) level_.u[i] += shift[problem_.row_part(i)];
     }
     for (std::int64_t j = 0; j < level_.m(); ++j) {
-        if (problem_.b[j] > 0) shift[column_part(j)] += problem_.b[j] * (level_.psi[j] - level_.log_b()[j]);
-    }
-    for (std::size_t k = 0; k < parts; ++k) shift[k] /= 2 * mass[k];
-    for (std::int64_t i = 0; i < level_.n(); ++i) {
-        if (problem_.a[i] > 0) level_.u[i] += shift[row_part(i)];
-    }
-    for (std::int64_t j = 0; j < level_.m(); ++j) {
-        if (problem_.b[j] > 0) level_.psi[j] -= shift[column_part(j)];
+        if (problem_.b[j] > 0) level_.psi[j] -= shift[problem_.column_part(j)];
     }
 }
 

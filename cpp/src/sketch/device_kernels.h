@@ -128,11 +128,6 @@ struct StoreScaled {  // rows of `cols` numbers
 
 // ---- launches -----------------------------------------------------------------------------------------------------------
 
-inline dim3 block_count(int64_t count, const char* what) {
-    if (count > 0x7fffffff) throw std::runtime_error(std::string(what) + ": too many blocks for one launch");
-    return dim3(static_cast<unsigned>(count));
-}
-
 template <class F>
 void for_real(DType type, const char* what, F&& f) {
     switch (type) {

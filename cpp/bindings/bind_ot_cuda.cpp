@@ -1,0 +1,209 @@
+// Transport where the cost lies on a CUDA device.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind_ot.h"
+#include "bindings.h"
+#include "common/threads.h"
+#include "cuda_module.h"
+#include "ot/device_solve.h"
+#include "raphson/runtime.h"
+#include "tensor.h"
+
+namespace raphson::bindings {
+namespace {
+
+constexpr unsigned types = float64_float32 | and_cuda;
+constexpr double long_work = 1e9;  // for run_released: what waits for a device is worth it
+
+void require_real(const Tensor& x) {
+    if (x.dtype() == DType::float64 || x.dtype() == DType::float32) return;
+    throw py::type_error(std::string(x.where().function) + ": " + x.where().argument + " must be float64 or float32, got " +
+                         to_string(x.dtype()));
+}
+
+// Up to two axes; a vector is a column.
+CudaView view(const Tensor& x) {
+    const bool matrix = x.ndim() == 2;
+    return {x.data(), x.dtype(), x.ndim() == 0 ? 1 : x.shape()[0], matrix ? x.shape()[1] : 1, x.ndim() == 0 ? 1 : x.strides()[0],
+            matrix ? x.strides()[1] : 1};
+}
+
+// The twin of Transport. It keeps the caller's array and not its memory: every call asks anew for that and the stream.
+class PyCudaTransport {
+public:
+    PyCudaTransport(std::string function, const Doubles& a, const Doubles& b, py::object cost, const py::object& points,
+                    double reg, double rho_a, double rho_b, double mass_tolerance, bool check_finite)
+        : function_(std::move(function)), array_(std::move(cost)) {
+        if (!points.is_none()) {
+            const auto given = py::cast<py::tuple>(points);
+            x_ = py::cast<Doubles>(given[0]);
+            y_ = py::cast<Doubles>(given[1]);
+            metric_ = static_cast<Metric>(py::cast<int>(given[2]));
+            scale_ = py::cast<double>(given[3]);
+        } else {
+            const Tensor there(array_, {function_.c_str(), "cost"}, types);
+            std::copy_n(there.shape(), 2, shape_);
+        }
+        const On on(*this);
+        const std::int64_t n = x_ ? x_->shape(0) : shape_[0], m = x_ ? y_->shape(0) : shape_[1];
+        std::vector<double> weights_a = numbers(a), weights_b = numbers(b);
+        run_released(long_work, [&] {
+            made_ = make_device_problem(function_, on.table, on.given, n, m, check_finite, std::move(weights_a), std::move(weights_b),
+                                        reg, rho_a, rho_b, mass_tolerance, on.place);
+        });
+    }
+
+    py::dict solve(double tol, int max_iter, const std::optional<Doubles>& f, const std::optional<Doubles>& g,
+                   const py::object& callback) {
+        const On on(*this);
+        TransportOptions options;
+        options.tol = tol;
+        options.max_iter = max_iter;
+        if (f) options.f = f->data();
+        if (g) options.g = g->data();
+        options.callback = [&](const TransportRecord& record, int iteration) {
+            if (poll_cancelled()) throw Cancelled();  // Ctrl-C
+            return !callback.is_none() && call(callback, record, iteration);
+        };
+        TransportSolution solution;
+        run_released(long_work, [&] { solution = solve_on_device(made_, on.table, on.given, options, on.place); });
+        return as_dict(solution);
+    }
+
+    // P in the cost's dtype.
+    py::object plan(const Doubles& f, const Doubles& g) {
+        const On on(*this);
+        const std::int64_t shape[] = {made_.problem.n, made_.problem.m};
+        NewArray fresh(on.array, on.array.dtype(), 2, shape);
+        {
+            const py::gil_scoped_release released;
+            on.table.transport->plan(on.given, f.data(), g.data(), fresh.batch().data, on.array.dtype(), on.place);
+        }
+        return fresh.finish();
+    }
+
+    py::object apply(const Doubles& f, const Doubles& g, bool transposed, py::handle vectors) {
+        Tensor v(vectors, {"apply", "v"}, types);
+        require_real(v);
+        const On on(*this);
+        require_same(on.array, v, false);
+        v.hold();
+        std::vector<std::int64_t> shape(v.shape(), v.shape() + v.ndim());
+        shape[0] = transposed ? made_.problem.m : made_.problem.n;
+        NewArray fresh(v, v.dtype(), v.ndim(), shape.data());
+        const CudaView from = view(v);
+        const CudaView to{fresh.batch().data, v.dtype(), shape[0], from.columns, from.columns, 1};
+        {
+            const py::gil_scoped_release released;
+            on.table.transport->times(on.given, f.data(), g.data(), transposed, from, to, on.place);
+        }
+        return fresh.finish();
+    }
+
+    // Of points (k, dim), the host's; so is the answer.
+    Doubles map(const Doubles& g, const Doubles& points) {
+        const On on(*this);
+        TransportProblem elsewhere = made_.problem;
+        elsewhere.n = points.shape(0);
+        elsewhere.a.assign(static_cast<std::size_t>(elsewhere.n), 1.0);
+        CudaTransport given = on.given;
+        given.problem = &elsewhere;
+        given.x = points.data();
+        Doubles out({points.shape(0), points.shape(1)});
+        double* const to = out.mutable_data();
+        if (elsewhere.n == 0) return out;
+        run_released(long_work, [&] { on.table.transport->map(given, g.data(), to, on.place); });
+        return out;
+    }
+
+    Doubles weights(bool of_b) const { return array(of_b ? made_.problem.b : made_.problem.a); }
+    // The largest finite cost by size; of points a bound is not known.
+    double span() const {
+        if (x_) return std::numeric_limits<double>::quiet_NaN();
+        return std::max(std::abs(made_.problem.lowest_cost), std::abs(made_.problem.highest_cost));
+    }
+
+private:
+    // The array where it lies now, and the stream of now.
+    struct On {
+        explicit On(const PyCudaTransport& self)
+            : array(self.array_, {self.function_.c_str(), "cost"}, types), table(cuda(self.function_.c_str(), "cost")) {
+            require_real(array);
+            if (array.cuda() == nullptr) throw py::type_error(self.function_ + ": cost has left its CUDA device");
+            place = *array.cuda();
+            given.problem = &self.made_.problem;
+            if (self.x_) {
+                given.metric = self.metric_;
+                given.scale = self.scale_;
+                given.x = self.x_->data();
+                given.y = self.y_->data();
+                given.dim = self.x_->shape(1);
+                return;
+            }
+            if (array.ndim() != 2 || array.shape()[0] != self.shape_[0] || array.shape()[1] != self.shape_[1]) {
+                throw py::value_error(self.function_ + ": cost has another shape than when the problem was read: " + array.shape_text());
+            }
+            array.hold();
+            given.cost = view(array);
+        }
+
+        Tensor array;
+        const CudaTable& table;
+        CudaPlace place{};
+        CudaTransport given{};
+    };
+
+    std::string function_;
+    py::object array_;  // the cost, or the cloud's x, for its place and framework
+    std::int64_t shape_[2] = {0, 0};
+    std::optional<Doubles> x_, y_;
+    Metric metric_ = Metric::sqeuclidean;
+    double scale_ = 1;
+    DeviceProblem made_;
+};
+
+}  // namespace
+
+void bind_ot_cuda(py::module_& m) {
+    py::class_<PyCudaTransport>(m, "CudaTransport")
+        .def(py::init<std::string, const Doubles&, const Doubles&, py::object, const py::object&, double, double, double, double,
+                      bool>())
+        .def("solve", &PyCudaTransport::solve)
+        .def("plan", &PyCudaTransport::plan)
+        .def("apply", &PyCudaTransport::apply)
+        .def("map", &PyCudaTransport::map)
+        .def("weights", &PyCudaTransport::weights)
+        .def("span", &PyCudaTransport::span);
+    // The shape and the dtype's name, wherever the array lies.
+    m.def("_describe", [](py::handle object, const std::string& function, const std::string& argument) {
+        const Tensor x(object, {function.c_str(), argument.c_str()}, types);
+        require_real(x);
+        py::tuple shape(x.ndim());
+        for (int k = 0; k < x.ndim(); ++k) shape[static_cast<std::size_t>(k)] = x.shape()[k];
+        return py::make_tuple(shape, to_string(x.dtype()));
+    });
+    // The numbers of a CUDA array of up to two axes, in NumPy; waits for its stream.
+    m.def("_to_host", [](py::handle object, const std::string& function, const std::string& argument) -> py::array {
+        Tensor x(object, {function.c_str(), argument.c_str()}, types);
+        require_real(x);
+        if (x.ndim() > 2) throw py::value_error(function + ": " + argument + " must have one or two axes, got shape " + x.shape_text());
+        const std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());
+        py::array out(x.dtype() == DType::float64 ? py::dtype::of<double>() : py::dtype::of<float>(), shape);
+        if (x.cuda() == nullptr) throw py::type_error(function + ": " + argument + " is no CUDA array");
+        x.hold();
+        void* const to = out.mutable_data();
+        const CudaTable& table = cuda(function.c_str(), argument.c_str());
+        run_released(long_work, [&] { table.read(view(x), to, *x.cuda()); });
+        return out;
+    });
+}
+
+}  // namespace raphson::bindings

@@ -1,0 +1,234 @@
+// What raphson._cuda has for transport: the driver and the passes, from numbers of the host and back.
+#include "ot/device_transport.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "cuda/copy.h"
+#include "ot/device_passes.h"
+
+namespace raphson::cuda {
+namespace {
+
+double* upload(const double* from, int64_t count, Scratch& scratch) {
+    auto* const to = scratch.take_array<double>(count);
+    write(from, to, static_cast<std::size_t>(count) * sizeof(double), scratch.place());
+    return to;
+}
+double* upload(const std::vector<double>& from, Scratch& scratch) {
+    return upload(from.data(), static_cast<int64_t>(from.size()), scratch);
+}
+
+// Rows that lie whole are read where they are; all else is copied once.
+DeviceCost dense_cost(const CudaView& given, Scratch& scratch) {
+    DeviceCost cost;
+    cost.rows = given.rows;
+    cost.columns = given.columns;
+    cost.type = given.type;
+    cost.data = given.data;
+    cost.stride = given.rows == 1 ? given.columns : given.row_stride;
+    if ((given.column_stride == 1 || given.columns == 1) && cost.stride >= given.columns) return cost;
+    void* const copied = scratch.take(static_cast<std::size_t>(given.rows * given.columns * itemsize(given.type)));
+    copy(given, contiguous(copied, given.type, given.rows, given.columns), scratch.place());
+    cost.data = copied;
+    cost.stride = given.columns;
+    return cost;
+}
+
+DeviceCost cost_of(const CudaTransport& given, Scratch& scratch) {
+    if (given.is_dense()) return dense_cost(given.cost, scratch);
+    DeviceCost cost;
+    cost.rows = given.problem->n;
+    cost.columns = given.problem->m;
+    cost.metric = given.metric;
+    cost.scale = given.scale;
+    cost.dim = given.dim;
+    cost.x = upload(given.x, cost.rows * given.dim, scratch);
+    cost.y = upload(given.y, cost.columns * given.dim, scratch);
+    return cost;
+}
+
+// A problem and potentials on the device, in the convention of the passes.
+struct Placed {
+    DeviceCost cost;
+    DeviceBalance balance{};
+    double *u, *psi;
+
+    Placed(const CudaTransport& given, const double* f, const double* g, Scratch& scratch) : cost(cost_of(given, scratch)) {
+        const TransportProblem& p = *given.problem;
+        std::vector<double> rows(static_cast<std::size_t>(p.n), 0.0), columns, logs;
+        for (int64_t i = 0; i < p.n; ++i) {
+            if (f != nullptr && p.a[i] > 0) rows[i] = f[i] / p.reg;
+        }
+        for (int64_t j = 0; j < p.m; ++j) {
+            logs.push_back(p.b[j] > 0 ? std::log(p.b[j]) : minus_infinity);
+            columns.push_back(p.b[j] > 0 ? logs.back() + g[j] / p.reg : minus_infinity);
+        }
+        u = upload(rows, scratch);
+        psi = upload(columns, scratch);
+        const double nothing_is_lost = 0;  // only columns without any mass are taken in logarithms
+        balance = {1 / p.reg, p.reg / p.rho_a, p.reg / p.rho_b, upload(p.a, scratch), upload(p.b, scratch), upload(logs, scratch),
+                   upload(&nothing_is_lost, 1, scratch)};
+    }
+};
+
+bool has_nan(const double* x, int64_t count) {
+    return std::any_of(x, x + count, [](double value) { return std::isnan(value); });
+}
+bool no_plan(const CudaTransport& given, const double* f, const double* g) {
+    return has_nan(f, given.problem->n) || has_nan(g, given.problem->m);
+}
+
+std::vector<double> download(const double* from, int64_t count, CudaPlace place) {
+    std::vector<double> to(static_cast<std::size_t>(count));
+    read(contiguous(const_cast<double*>(from), DType::float64, count, 1), to.data(), place);
+    return to;
+}
+
+void keep_sums(const TransportProblem& p, const DeviceSums& sums, TransportSolution& solution, CudaPlace place) {
+    solution.row_marginal = download(sums.row_sum, p.n, place);
+    for (int64_t i = 0; i < p.n; ++i) solution.row_marginal[i] = p.a[i] > 0 ? p.a[i] * solution.row_marginal[i] : 0;
+    solution.column_marginal = download(sums.columns, p.m, place);
+}
+
+// ---- the table's ------------------------------------------------------------------------------------------------------------
+
+CudaCostFacts scan(const CudaView& given, CudaPlace place) {
+    const DeviceGuard guard(place.device);
+    Scratch scratch(place);
+    const DeviceCost cost = dense_cost(given, scratch);
+    auto* const parts = scratch.take_array<double>(cost_range_parts);
+    cost_range(cost, parts, place);
+    const std::vector<double> found = download(parts, cost_range_numbers, place);
+    CudaCostFacts result;
+    result.facts = {found[0], found[1], found[2] > 0};
+    result.bad = std::isfinite(found[3]);
+    if (!result.bad) return result;
+    const auto at = static_cast<int64_t>(found[3]);
+    result.row = at / cost.columns;
+    result.column = at % cost.columns;
+    auto* const entry = scratch.take_array<double>(1);
+    void* const from = static_cast<char*>(const_cast<void*>(cost.data)) +
+                       (result.row * cost.stride + result.column) * itemsize(cost.type);
+    copy(contiguous(from, cost.type, 1, 1), contiguous(entry, DType::float64, 1, 1), place);
+    result.entry = download(entry, 1, place)[0];
+    return result;
+}
+
+TransportSolution solve(const CudaTransport& given, const TransportOptions& options, CudaPlace place) {
+    const DeviceGuard guard(place.device);
+    Scratch scratch(place);
+    const TransportProblem& p = *given.problem;
+    const DeviceCost cost = cost_of(given, scratch);
+    const double range[] = {p.lowest_cost, p.highest_cost};
+    DeviceSinkhornOptions asked{};
+    asked.reg = p.reg;
+    asked.rho_a = p.rho_a;
+    asked.rho_b = p.rho_b;
+    asked.tol = options.tol;
+    asked.max_iter = options.max_iter;
+    asked.f = options.f == nullptr ? nullptr : upload(options.f, p.n, scratch);
+    asked.g = options.g == nullptr ? nullptr : upload(options.g, p.m, scratch);
+    asked.range = given.is_dense() ? range : nullptr;
+    asked.callback = options.callback;
+    auto *const f = scratch.take_array<double>(p.n), *const g = scratch.take_array<double>(p.m);
+    DeviceSinkhornOutcome outcome = sinkhorn(cost, upload(p.a, scratch), upload(p.b, scratch), asked, f, g, scratch);
+    TransportSolution solution;
+    solution.f = download(f, p.n, place);
+    solution.g = download(g, p.m, place);
+    solution.status = outcome.status;
+    solution.iterations = outcome.iterations;
+    solution.marginal_error = outcome.marginal_error;
+    solution.cost = outcome.cost;
+    solution.history = std::move(outcome.history);
+    keep_sums(p, outcome.sums, solution, place);
+    return solution;
+}
+
+void measure_solution(const CudaTransport& given, TransportSolution& solution, CudaPlace place) {
+    const DeviceGuard guard(place.device);
+    Scratch scratch(place);
+    const Placed at(given, solution.f.data(), solution.g.data(), scratch);
+    const PassRoom room = pass_room(at.cost, false, scratch);
+    const DeviceSums sums{scratch.take_array<double>(at.cost.rows), scratch.take_array<double>(at.cost.columns)};
+    auto* const numbers = scratch.take_array<double>(2);
+    measure(at.cost, at.balance, room, at.u, at.psi, sums, numbers, numbers + 1, place);
+    const std::vector<double> found = download(numbers, 2, place);
+    solution.marginal_error = found[0];
+    solution.cost = found[1];
+    keep_sums(*given.problem, sums, solution, place);
+}
+
+void plan(const CudaTransport& given, const double* f, const double* g, void* out, DType type, CudaPlace place) {
+    const DeviceGuard guard(place.device);
+    const TransportProblem& p = *given.problem;
+    if (no_plan(given, f, g)) {
+        const auto bytes = static_cast<std::size_t>(p.n * p.m * itemsize(type));
+        return check(cudaMemsetAsync(out, 0xff, bytes, stream(place)), "sinkhorn: plan");  // NaN in every width
+    }
+    Scratch scratch(place);
+    const Placed at(given, f, g, scratch);
+    plan_rows(at.cost, at.balance, at.u, at.psi, 0, p.n, type, out, p.m, place);
+}
+
+void times(const CudaTransport& given, const double* f, const double* g, bool transposed, const CudaView& v, const CudaView& out,
+           CudaPlace place) {
+    const DeviceGuard guard(place.device);
+    if (no_plan(given, f, g)) {
+        const auto bytes = static_cast<std::size_t>(out.rows * out.columns * itemsize(out.type));
+        return check(cudaMemsetAsync(out.data, 0xff, bytes, stream(place)), "sinkhorn: plan times vector");
+    }
+    Scratch scratch(place);
+    const Placed at(given, f, g, scratch);
+    const PassRoom room = transposed ? pass_room(at.cost, false, scratch) : PassRoom{};
+    auto *const one = scratch.take_array<double>(v.rows), *const product = scratch.take_array<double>(out.rows);
+    const auto column = [](const CudaView& of, int64_t k) {
+        void* const data = static_cast<char*>(of.data) + k * of.column_stride * itemsize(of.type);
+        return CudaView{data, of.type, of.rows, 1, of.row_stride, 1};
+    };
+    for (int64_t k = 0; k < v.columns; ++k) {
+        copy(column(v, k), contiguous(one, DType::float64, v.rows, 1), place);
+        if (transposed) {
+            plan_transposed_times(at.cost, at.balance, room, at.u, at.psi, one, product, place);
+        } else {
+            plan_times(at.cost, at.balance, at.u, at.psi, one, product, place);
+        }
+        copy(contiguous(product, DType::float64, out.rows, 1), column(out, k), place);
+    }
+}
+
+// With weights of one for all points a sweep finds the u that makes every row of the plan sum to one.
+void map(const CudaTransport& given, const double* g, double* out, CudaPlace place) {
+    const DeviceGuard guard(place.device);
+    const TransportProblem& p = *given.problem;
+    if (has_nan(g, p.m)) {
+        std::fill_n(out, p.n * given.dim, std::numeric_limits<double>::quiet_NaN());
+        return;
+    }
+    Scratch scratch(place);
+    Placed at(given, nullptr, g, scratch);
+    at.balance.kappa_a = 0;
+    const PassRoom room = pass_room(at.cost, false, scratch);
+    auto *const unused = scratch.take_array<double>(p.m), *const sums = scratch.take_array<double>(p.m);
+    sweep(at.cost, at.balance, room, at.u, at.psi, unused, sums, place);
+    auto *const coordinate = scratch.take_array<double>(p.m), *const mapped = scratch.take_array<double>(p.n * given.dim);
+    const CudaView y{const_cast<double*>(at.cost.y), DType::float64, p.m, 1, given.dim, 1};
+    for (int64_t k = 0; k < given.dim; ++k) {
+        CudaView from = y;
+        from.data = static_cast<double*>(y.data) + k;
+        copy(from, contiguous(coordinate, DType::float64, p.m, 1), place);
+        plan_times(at.cost, at.balance, at.u, at.psi, coordinate, mapped + k * p.n, place);
+    }
+    read({mapped, DType::float64, p.n, given.dim, 1, p.n}, out, place);
+}
+
+}  // namespace
+
+const CudaTransportTable& transport_table() {
+    static const CudaTransportTable table{scan, solve, measure_solution, plan, times, map};
+    return table;
+}
+
+}  // namespace raphson::cuda
