@@ -86,13 +86,15 @@ struct Random {
 // A matrix inside a larger buffer of NaNs whose every byte outside the matrix must stay as it is.
 template <class T>
 struct Guarded {
-    static constexpr std::int64_t margin = 97;
+    std::int64_t margin = 97;
     std::int64_t rows, cols, ld;
     std::vector<T> all, before;
 
-    Guarded(std::int64_t rows_, std::int64_t cols_, std::int64_t extra)
+    Guarded(std::int64_t rows_, std::int64_t cols_, std::int64_t extra, bool aligned = false)
         : rows(rows_), cols(cols_), ld(cols_ + extra),
-          all(static_cast<std::size_t>(rows_ * ld + 2 * margin), make<T>(std::nan(""))) {}
+          all(static_cast<std::size_t>(rows_ * ld + 2 * margin), make<T>(std::nan(""))) {
+        while (aligned && reinterpret_cast<std::uintptr_t>(data()) % 64 != 0) --margin;
+    }
 
     T* data() { return all.data() + margin; }
     T& at(std::int64_t i, std::int64_t j) { return data()[i * ld + j]; }
@@ -334,6 +336,40 @@ TEST_CASE_TEMPLATE("gemm: gram", T, double, float, bfloat16) {
         for (const Case& t : {Case{300, 300, 900}, Case{129, 129, 3001}, Case{515, 515, 64}, Case{1100, 1100, 6000},
                               Case{600, 600, 25000}}) {
             check_gram<T>(isa, t);
+        }
+    }
+}
+
+// Rows that begin with cache lines may be read where they lie, others are copied first.
+TEST_CASE_TEMPLATE("gemm: where matrices lie changes no bit", T, double, float, bfloat16) {
+    using Scalar = std::conditional_t<std::is_same_v<T, double>, double, float>;
+    struct Shape {
+        std::int64_t m, n, k, extra;
+    };
+    for (const Named& isa : tables()) {
+        CAPTURE(isa.isa);
+        for (const Shape& t : {Shape{96, 80, 512, 0}, Shape{70, 64, 256, 0}, Shape{128, 40, 1024, 0}, Shape{100, 33, 1024, 32},
+                               Shape{33, 96, 64, 32}, Shape{64, 64, 2560, 96}, Shape{40, 50, 90, 6}}) {
+            CAPTURE(t.m);
+            CAPTURE(t.k);
+            std::vector<double> products[2], grams[2];
+            for (const bool aligned : {false, true}) {
+                Guarded<T> a(t.m, t.k, t.extra, aligned), b(t.k, t.n, 0, aligned), c(t.m, t.n, 0, aligned), g(t.m, t.m, 0, aligned);
+                a.fill({1});
+                b.fill({2});
+                functions<T>(*isa.gemm).product(t.m, t.n, t.k, Scalar(0.5), a.data(), a.ld, b.data(), b.ld, 0, nullptr, 0,
+                                                c.data(), c.ld);
+                functions<T>(*isa.gemm).gram(t.m, t.k, Scalar(0.5), a.data(), a.ld, g.data(), g.ld);
+                for (std::int64_t i = 0; i < t.m; ++i) {
+                    for (std::int64_t j = 0; j < t.n; ++j) products[aligned].push_back(c.get(i, j));
+                    for (std::int64_t j = 0; j < t.m; ++j) grams[aligned].push_back(g.get(i, j));
+                }
+                const auto entry_a = [&](auto i, auto p) { return a.get(i, p); };
+                const auto entry_b = [&](auto p, auto j) { return b.get(p, j); };
+                CHECK(close(c, t.k, 0.5, entry_a, entry_b, 0, [](auto, auto) { return 0.0; }));
+            }
+            CHECK(products[0] == products[1]);
+            CHECK(grams[0] == grams[1]);
         }
     }
 }

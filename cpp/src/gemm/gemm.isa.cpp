@@ -278,7 +278,7 @@ void deep_task(void* context, std::int64_t task) {
     } else if (job.blocks > 1) {
         sums = workspace.take_array<Sum>(F::block_rows * padded);
     }
-    const typename F::Setup setup;
+    [[maybe_unused]] const typename F::Setup setup;
     run_deep(job, tile, panels, a_panel, sums);
 }
 
