@@ -417,14 +417,17 @@ template <class F>
 void run_in_tile_registers(Job<F>& job) {
     job.packs_panels = true;
     job.block = even_piece(job.k, max_block<F>, block_unit<F>);
-    const std::int64_t part_k = max_of(1, deep_entries / job.block) * job.block;
-    const std::int64_t panel_bytes = round_up(min_of(part_k, job.k), F::depth) * panel_width<F> * static_cast<std::int64_t>(sizeof(typename F::Operand));
-    const bool one_task = job.m * job.n * job.k <= deep_serial_work;
-    const std::int64_t most = max_of(1, deep_bytes / panel_bytes) * panel_width<F>;
-    // Threads share columns rather than rows: of what both pack for themselves, A is the cheaper.
-    const std::int64_t share = one_task || job.symmetric ? job.n : pieces(job.n, get_num_threads());
-    job.tile_columns = even_piece(round_up(job.n, panel_width<F>), max_of(panel_width<F>, min_of(most, round_up(share, panel_width<F>))), panel_width<F>);
-    job.tile_panels = one_task ? pieces(job.m, F::block_rows) : pieces(tile_rows(job), F::block_rows);
+    const std::int64_t part_k = max_of(1, deep_entries / job.block) * job.block, threads = get_num_threads();
+    const std::int64_t steps = pieces(min_of(part_k, job.k), F::depth);
+    const std::int64_t most = deep_bytes / (steps * panel_step<F> * static_cast<std::int64_t>(sizeof(typename F::Operand)));
+    // Threads share columns rather than rows: of what both would pack for themselves, A is the cheaper. Of a symmetric
+    // result twice as many pieces, from the largest to the smallest.
+    const bool one_task = threads == 1 || job.m * job.n * job.k <= deep_serial_work;
+    const std::int64_t shares = one_task ? 1 : job.symmetric ? 2 * threads : threads;
+    const std::int64_t panels = pieces(job.n, panel_width<F>);
+    job.tile_columns = even_piece(panels, max_of(1, min_of(most, pieces(panels, shares))), 1) * panel_width<F>;
+    const std::int64_t rows = one_task || pieces(job.n, job.tile_columns) >= shares ? job.m : tile_rows(job);
+    job.tile_panels = pieces(rows, F::block_rows);
     Workspace workspace;
     if (part_k < job.k) {
         const std::int64_t column_tiles = pieces(job.n, job.tile_columns) + pieces(pieces(job.m, F::block_rows), panels_across(job));

@@ -39,7 +39,7 @@ constexpr std::int64_t tile_bytes = std::int64_t{256} << 10;
 #endif
 // Where tile registers multiply: entries of k in a part, and packed B, all of the part's blocks of k.
 constexpr std::int64_t deep_entries = 2048, deep_bytes = std::int64_t{1} << 20;
-constexpr std::int64_t deep_serial_work = 128 * 128 * 128;
+constexpr std::int64_t deep_serial_work = std::int64_t{1} << 25;  // multiply-adds: some 25 us
 constexpr std::int64_t pack_rows_at_once = 32;
 constexpr std::int64_t pack_panels_at_once = 4;
 constexpr std::int64_t pack_steps_at_once = 64;  // of all panels, from rows of B
