@@ -185,7 +185,7 @@ void run_tiles(const Block<Bf16>& t) {
     }
     const bfloat16* a = t.a;
     const bfloat16* b = t.b;
-    const std::int64_t a_row = t.a_stride * 2, a_lower = t.a_stride * tile_rows, a_step = t.a_step;
+    const std::int64_t a_row = t.a_stride * 2, a_lower = t.a_stride * tile_height, a_step = t.a_step;
     Unfinished& u = *t.unfinished;
     const int rows_a_step = t.steps >= 16 ? 2 : t.steps >= 8 ? 4 : 8;
     for (std::int64_t s = t.steps; s > 0; --s, a += a_step, b += panel_step<Bf16>) {

@@ -6,10 +6,9 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "raphson/runtime.h"
-#include "amx.h"
-#include "job.h"
-#include "pack.h"
+#include "deep.h"
 #include "panel_kernel.h"
+#include "tile.h"
 #include "tiny.h"
 
 RAPHSON_ISA_BEGIN
@@ -53,44 +52,11 @@ void pack_columns_task(void* context, std::int64_t task) {
                               [&](std::int64_t i) { return packed_panel(job, q, i); });
 }
 
-// The arguments that all blocks of a call share.
-template <class F>
-Block<F> first_block(const Job<F>& job) {
-    Block<F> t;
-    t.a_stride = job.a_stride;
-    t.source = nullptr;
-    t.source_stride = job.ldb;
-    t.ahead = nullptr;
-    t.ahead_step = 0;
-    t.sums = nullptr;
-    t.alpha = job.alpha;
-    t.beta = job.beta;
-    t.d_stride = job.ldd;
-    t.c_stride = job.ldc;
-    return t;
-}
-
 // Asks for the bytes behind the panel in use, all of them in `sweeps` sweeps.
 template <class F>
 void look_ahead(Block<F>& t, std::int64_t bytes, std::int64_t sweeps, bool more) {
     t.ahead = reinterpret_cast<const char*>(t.a) + bytes;
     t.ahead_step = more ? min_of(128, pieces(bytes, max_of(1, sweeps))) : 0;
-}
-
-constexpr std::int64_t mirror_rows = 64;  // at least, whenever it is not the last of a tile
-
-// Mirrors a tile's rows while the caches have them: those above row `ready`, from `done` on, which it moves.
-template <class F>
-void mirror_rows_until(const Job<F>& job, const Tile& tile, std::int64_t ready, bool last, std::int64_t* done) {
-    if (!last && (ready < tile.j1 || ready - *done < mirror_rows)) return;
-    if (*done == tile.j0) {
-        mirror<F>(job.c, job.ldc, tile.j0, tile.j1, tile.j0, tile.j1);
-        *done = tile.j1;
-    }
-    const std::int64_t end = last ? ready : ready / vector_width<F> * vector_width<F>;
-    if (end <= *done) return;
-    mirror<F>(job.c, job.ldc, *done, end, tile.j0, tile.j1);
-    *done = end;
 }
 
 // A tile of a product whose A lies in rows: all of k is one block.
@@ -138,19 +104,6 @@ void run_rows(const Job<F>& job, const Tile& tile, typename F::Operand* panels) 
     }
 }
 
-// Packs the tile's columns of B, block q of k.
-template <class F>
-void pack_b(const Job<F>& job, std::int64_t q, const Tile& tile, typename F::Operand* panels) {
-    const std::int64_t k = job.k0 + q * job.block, entries = job.block_entries(q);
-    if (!job.b_is_a_transposed) {
-        return pack_all_columns<F>(job.b + k * job.ldb + tile.j0, job.ldb, entries, tile.j1 - tile.j0, panels);
-    }
-    for (std::int64_t j = tile.j0; j < tile.j1; j += panel_width<F>) {
-        pack_transposed<F>(job.b + j * job.ldb + k, job.ldb, entries, min_of(tile.j1 - j, panel_width<F>),
-                           panels + (j - tile.j0) * job.steps(q) * F::depth);
-    }
-}
-
 // A tile of a product whose A lies in packed panels. Between blocks of k, C holds the sums: the first adds beta·D, the
 // others C itself. Where its entries are narrower than the sums, `sums` does.
 template <class F>
@@ -192,94 +145,6 @@ void run_panels(const Job<F>& job, const Tile& tile, typename F::Operand* panels
             if (job.symmetric && t.last) mirror_rows_until(job, tile, i + rows, p + 1 == tile.p1, &mirrored);
         }
     }
-}
-
-// Whether tiles of A may be loaded where they lie: no row crosses a cache line, and a panel's lines spread over the sets of
-// the first-level cache (64 of them, all of which powers of two pass over).
-template <class F>
-bool tiles_in_place(const Job<F>& job) {
-    constexpr std::int64_t line = 64 / sizeof(typename F::Store);
-    if (reinterpret_cast<std::uintptr_t>(job.a) % 64 != 0 || job.lda % line != 0 || job.k % F::depth != 0) return false;
-    const std::int64_t lines = job.lda / line % 64, wide = job.block / line;
-    std::int64_t used[64] = {}, most = 0;
-    for (int i = 0; i < F::block_rows; ++i) {
-        for (std::int64_t j = 0; j < wide; ++j) most = max_of(most, ++used[(i * lines + j) % 64]);
-    }
-    return most <= 10;
-}
-
-// A tile where tile registers multiply: they are done with a panel of rows in less time than the second level of the cache
-// needs for sums of a whole tile, so all of the part's k is one panel's turn, and of sums there is a panel's worth only. A is
-// packed on the way, block by block.
-template <class F>
-void run_deep(const Job<F>& job, const Tile& tile, typename F::Operand* panels, typename F::Operand* a_panel,
-              typename F::Sum* sums) {
-    const std::int64_t padded = round_up(tile.j1 - tile.j0, panel_width<F>);
-    for (std::int64_t q = 0; q < job.blocks; ++q) pack_b(job, q, tile, panels + q * padded * job.block);
-    std::int64_t mirrored = tile.panels.start(tile.p0);
-    Block<F> t = first_block(job);
-    const bool in_place = tiles_in_place(job);
-    typename F::Rest unfinished;
-    t.unfinished = &unfinished;
-    for (std::int64_t p = tile.p0; p < tile.p1; ++p) {
-        t.rows = tile.panels.rows(p);
-        const std::int64_t i = tile.panels.start(p), rows = round_up(t.rows, F::row_unit);
-        const std::int64_t end = job.symmetric ? min_of(tile.j1, i + t.rows) : tile.j1;
-        for (std::int64_t q = 0; q < job.blocks; ++q) {
-            const std::int64_t k = job.k0 + q * job.block;
-            t.steps = job.steps(q);
-            if (in_place && t.rows == F::block_rows) {
-                t.a = job.a + i * job.lda + k;
-                t.a_stride = job.lda;
-                t.a_step = F::depth;
-            } else {
-                pack_panel<F>(job.a + i * job.lda + k, job.lda, t.rows, job.block_entries(q), a_panel);
-                t.a = a_panel;
-                t.a_stride = F::depth;
-                t.a_step = rows * F::depth;
-            }
-            t.first = k == 0;
-            t.last = q == job.blocks - 1 && job.k1 == job.k;
-            const auto run = pick_panel<F>(t.rows);
-            for (std::int64_t j = tile.j0; j < end; j += panel_width<F>) {
-                t.b = panels + q * padded * job.block + (j - tile.j0) * t.steps * F::depth;
-                t.columns = static_cast<int>(min_of(tile.j1 - j, panel_width<F>));
-                if (job.carry != nullptr) {
-                    t.sums = sums + (i - tile.panels.start(tile.p0)) * padded + rows * (j - tile.j0);
-                } else if (sums != nullptr) {
-                    t.sums = sums + rows * (j - tile.j0);
-                }
-                t.c = job.c + i * job.ldc + j;
-                t.d = job.beta == 0 ? nullptr : job.d + i * job.ldd + j;
-                run(t);
-            }
-        }
-        if (!job.symmetric || !t.last) continue;
-        finish_all(t);
-        mirror_rows_until(job, tile, i + t.rows, p + 1 == tile.p1, &mirrored);
-    }
-    finish_all(t);
-}
-
-template <class F>
-void deep_task(void* context, std::int64_t task) {
-    using Operand = typename F::Operand;
-    using Sum = typename F::Sum;
-    const Job<F>& job = *static_cast<const Job<F>*>(context);
-    Tile tile;
-    tiles(job, task, &tile);
-    const std::int64_t padded = round_up(tile.j1 - tile.j0, panel_width<F>);
-    Workspace workspace;
-    auto* panels = workspace.take_array<Operand>(padded * job.blocks * round_up(job.block, F::depth));
-    auto* a_panel = workspace.take_array<Operand>(F::block_rows * round_up(job.block, F::depth));
-    Sum* sums = nullptr;
-    if (job.carry != nullptr) {
-        sums = job.carry + (tile.column_tile * round_up(job.m, F::row_unit) + tile.panels.start(tile.p0)) * widest_tile(job);
-    } else if (job.blocks > 1) {
-        sums = workspace.take_array<Sum>(F::block_rows * padded);
-    }
-    [[maybe_unused]] const typename F::Setup setup;
-    run_deep(job, tile, panels, a_panel, sums);
 }
 
 template <class F>
@@ -370,17 +235,6 @@ void run_in_rows(Job<F>& job) {
     }
 }
 
-// Rows of a tile where A lies in panels: as many as keep the threads evenly busy, because every tile packs its columns of
-// B for itself. No entry of C depends on how it is cut.
-template <class F>
-std::int64_t tile_rows(const Job<F>& job) {
-    const std::int64_t threads = get_num_threads(), across = pieces(job.n, job.tile_columns);
-    std::int64_t down = pieces(job.m, max_panel_rows);
-    const auto even = [&] { return !job.symmetric && across * down % threads == 0; };
-    while (threads > 1 && !even() && across * down < 4 * threads && job.m >= (down + 1) * min_panel_rows) ++down;
-    return pieces(job.m, down);
-}
-
 template <class F>
 void run_in_panels(Job<F>& job) {
     using Operand = typename F::Operand;
@@ -410,34 +264,6 @@ void run_in_panels(Job<F>& job) {
             job.blocks = pieces(job.k1 - job.k0, job.block);
             run_part(job);
         }
-    }
-}
-
-template <class F>
-void run_in_tile_registers(Job<F>& job) {
-    job.packs_panels = true;
-    job.block = even_piece(job.k, max_block<F>, block_unit<F>);
-    const std::int64_t part_k = max_of(1, deep_entries / job.block) * job.block, threads = get_num_threads();
-    const std::int64_t steps = pieces(min_of(part_k, job.k), F::depth);
-    const std::int64_t most = deep_bytes / (steps * panel_step<F> * static_cast<std::int64_t>(sizeof(typename F::Operand)));
-    // Threads share columns rather than rows: of what both would pack for themselves, A is the cheaper. Of a symmetric
-    // result twice as many pieces, from the largest to the smallest.
-    const bool one_task = threads == 1 || job.m * job.n * job.k <= deep_serial_work;
-    const std::int64_t shares = one_task ? 1 : job.symmetric ? 2 * threads : threads;
-    const std::int64_t panels = pieces(job.n, panel_width<F>);
-    job.tile_columns = even_piece(panels, max_of(1, min_of(most, pieces(panels, shares))), 1) * panel_width<F>;
-    const std::int64_t rows = one_task || pieces(job.n, job.tile_columns) >= shares ? job.m : tile_rows(job);
-    job.tile_panels = pieces(rows, F::block_rows);
-    Workspace workspace;
-    if (part_k < job.k) {
-        const std::int64_t column_tiles = pieces(job.n, job.tile_columns) + pieces(pieces(job.m, F::block_rows), panels_across(job));
-        job.carry = workspace.take_array<typename F::Sum>(round_up(job.m, F::row_unit) * column_tiles * widest_tile(job));
-    }
-    job.panels = panels_of<F>(0, job.m);
-    for (job.k0 = 0; job.k0 < job.k; job.k0 += part_k) {
-        job.k1 = min_of(job.k, job.k0 + part_k);
-        job.blocks = pieces(job.k1 - job.k0, job.block);
-        parallel_for(tiles(job, -1, static_cast<Tile*>(nullptr)), deep_task<F>, &job);
     }
 }
 

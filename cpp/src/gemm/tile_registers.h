@@ -9,7 +9,7 @@
 
 RAPHSON_ISA_BEGIN
 
-constexpr int tile_rows = 16;                // of A and C, and columns of B and C
+constexpr int tile_height = 16;              // of A and C, and columns of B and C
 constexpr std::int64_t tile_row_bytes = 64;  // of a register: 32 entries of A, or 16 pairs of B's, or 16 sums
 
 #if defined(RAPHSON_EMULATE_AMX)  // lets a CPU without AMX run everything else of this path

@@ -193,6 +193,32 @@ To convert(From x, double scale, double rescale) {
     return rounded<To>(value(x) * scale * rescale);
 }
 
+// A tile's corner where the source is contiguous along one axis and the target along the other: `lines` lines of `along`
+// numbers each become `along` lines of `lines` numbers.
+template <class From, class To>
+void copy_turned(const From* from, int64_t from_line, To* to, int64_t to_line, int64_t lines, int64_t along, double scale,
+                 double rescale) {
+    using V = Vec<std::conditional_t<std::is_same_v<To, double>, double, float>>;
+    To local[tile * tile];
+    for (int64_t l = 0; l < lines; ++l) {
+        for (int64_t a = 0; a < along; ++a) local[l * tile + a] = convert<From, To>(from[l * from_line + a], scale, rescale);
+    }
+    for (int64_t l = 0; l < lines; l += V::width) {
+        for (int64_t a = 0; a < along; a += V::width) {
+            V block[V::width];
+            RAPHSON_UNROLL
+            for (int r = 0; r < V::width; ++r) {
+                block[r] = l + r < lines ? load_part(local + (l + r) * tile + a, static_cast<int>(smaller(V::width, along - a))) : V{};
+            }
+            transpose(block);
+            RAPHSON_UNROLL
+            for (int r = 0; r < V::width; ++r) {
+                if (a + r < along) store_part(to + (a + r) * to_line + l, block[r], static_cast<int>(smaller(V::width, lines - l)));
+            }
+        }
+    }
+}
+
 template <class From, class To>
 void copy_task(void* context, int64_t task) {
     const CopyJob& job = *static_cast<const CopyJob*>(context);
@@ -218,6 +244,16 @@ void copy_task(void* context, int64_t task) {
         const int64_t i1 = smaller(i0 + tile, last);
         for (int64_t j0 = 0; j0 < job.cols; j0 += tile) {
             const int64_t j1 = smaller(j0 + tile, job.cols);
+            const From* const corner = from + i0 * job.from_row + j0 * job.from_col;
+            To* const target = to + i0 * job.to_row + j0 * job.to_col;
+            if (job.from_row == 1 && job.to_col == 1) {
+                copy_turned(corner, job.from_col, target, job.to_row, j1 - j0, i1 - i0, job.scale, job.rescale);
+                continue;
+            }
+            if (job.from_col == 1 && job.to_row == 1) {
+                copy_turned(corner, job.from_row, target, job.to_col, i1 - i0, j1 - j0, job.scale, job.rescale);
+                continue;
+            }
             for (int64_t i = i0; i < i1; ++i) {
                 for (int64_t j = j0; j < j1; ++j) {
                     to[i * job.to_row + j * job.to_col] =
