@@ -5,9 +5,6 @@
 
 #include "format.h"
 
-
-
-
 #if defined(RAPHSON_TILE_REGISTERS)
 
 #include "pack.h"
