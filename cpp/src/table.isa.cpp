@@ -5,17 +5,21 @@
 
 #include "isa.h"
 
-#ifndef RAPHSON_ISA_REST  // the instruction set whose kernels this one takes, the products apart
+// Where this instruction set's table finds the kernels that it has none of its own for: another's namespace, or this.
+#ifndef RAPHSON_ISA_REST
 #define RAPHSON_ISA_REST RAPHSON_ISA
 #endif
+#define RAPHSON_REST_BEGIN namespace raphson { namespace RAPHSON_ISA_REST {
+#define RAPHSON_REST_END \
+    }                    \
+    }
 
 RAPHSON_ISA_BEGIN
 extern const CeilingTable ceiling_table;
 extern const GemmTable gemm_table;
 RAPHSON_ISA_END
 
-namespace raphson {
-namespace RAPHSON_ISA_REST {
+RAPHSON_REST_BEGIN
 extern const DenseTable dense_table;
 extern const NewtonSchulzTable newton_schulz_table;
 extern const ElementwiseTable elementwise_table;
@@ -26,8 +30,7 @@ extern const SketchTable sketch_table;
 extern const SketchCoreTable sketch_core_table;
 extern const DenseSketchTable dense_sketch_table;
 extern const SweepTable sweep_table;
-}  // namespace RAPHSON_ISA_REST
-}  // namespace raphson
+RAPHSON_REST_END
 
 RAPHSON_ISA_BEGIN
 
