@@ -281,7 +281,7 @@ else:
 if kind == "batch":
     for i in range(len(x)):
         if not np.array_equal(x[i], before[i]):
-            assert np.array_equal(x[i], raphson.orthogonalize(before[i], schedule=steps)), f"matrix {i} is neither old nor new"
+            assert np.array_equal(x[i], raphson.orthogonalize(before[i], schedule=steps)), f"matrix {i} is half done"
 else:
     assert np.array_equal(x, before), "x was written"
 assert np.isfinite(raphson.orthogonalize(before[:1] if kind == "batch" else before[:200, :200])).all()  # and goes on
