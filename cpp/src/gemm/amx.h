@@ -145,8 +145,7 @@ RAPHSON_FORCE_INLINE void each_sum(Each each) {
 // The sums of a register block that is done but for its way to C. The next block takes it there beside its own products:
 // rows a step, while the tile registers multiply.
 struct Unfinished {
-    alignas(64) float sums[2][Bf16::block_rows * 32];  // of this block and of the next
-    int at = 0;
+    alignas(64) float sums[Bf16::block_rows * 32];
     int rows = 0;  // still to go
     const float* x = nullptr;
     const bfloat16* d = nullptr;
@@ -205,12 +204,10 @@ void run_tiles(const Block<Bf16>& t) {
         return;
     }
     finish_all(t);
-    u.at ^= 1;
-    float* const local = u.sums[u.at];
-    each_sum<R, W>([&](auto x, int i, int j) { tile_store<x>(local + 32 * i + j, sums_row); });
-    if (t.columns < 32) return finish_narrow<Bf16>(t, t.rows, 2, local);
+    each_sum<R, W>([&](auto x, int i, int j) { tile_store<x>(u.sums + 32 * i + j, sums_row); });
+    if (t.columns < 32) return finish_narrow<Bf16>(t, t.rows, 2, u.sums);
     u.rows = t.rows;
-    u.x = local;
+    u.x = u.sums;
     u.d = t.beta != 0 ? t.d : nullptr;
     u.c = t.c;
 }
