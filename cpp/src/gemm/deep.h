@@ -38,7 +38,7 @@ inline void run_deep(const Job<F>& job, const Tile& tile, typename F::Operand* p
     std::int64_t mirrored = tile.panels.start(tile.p0);
     Block<F> t = first_block(job);
     const bool in_place = tiles_in_place(job);
-    typename F::Rest unfinished;
+    Unfinished unfinished;
     t.unfinished = &unfinished;
     for (std::int64_t p = tile.p0; p < tile.p1; ++p) {
         t.rows = tile.panels.rows(p);
@@ -97,7 +97,7 @@ inline void deep_task(void* context, std::int64_t task) {
     } else if (job.blocks > 1) {
         sums = workspace.take_array<Sum>(F::block_rows * padded);
     }
-    [[maybe_unused]] const typename F::Setup setup;
+    [[maybe_unused]] const TileRegisters registers;
     run_deep(job, tile, panels, a_panel, sums);
 }
 

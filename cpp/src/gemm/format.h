@@ -24,9 +24,6 @@ constexpr int vector_block_rows = 12;
 constexpr int vector_block_rows = 4;
 #endif
 
-// What a format's kernels need of a thread that is about to run them.
-struct NoSetup {};
-
 // Store: what A and B are in the caller's memory; Out: what C and D are. Operand: what the kernels read. Sum: what they
 // accumulate in. A register block has up to block_rows rows; packed, they are filled up to a multiple of row_unit, and
 // where that is more than one, all panels of rows but the last are full.
@@ -36,7 +33,6 @@ struct Plain {
     using Out = T;
     using Operand = T;
     using Sum = T;
-    using Setup = NoSetup;
     static constexpr int depth = 1;
     static constexpr int block_rows = vector_block_rows, row_unit = 1;
 
@@ -71,16 +67,11 @@ struct Widened : Plain<double> {
 
 #if defined(RAPHSON_TILE_REGISTERS)
 
-struct TileRegisters;  // tile_registers.h
-struct Unfinished;     // amx.h
-
 struct Bf16 {
     using Store = bfloat16;
     using Out = bfloat16;
     using Operand = bfloat16;
     using Sum = float;
-    using Setup = TileRegisters;
-    using Rest = Unfinished;
     static constexpr int depth = 32;
     static constexpr int block_rows = 32, row_unit = 16;
 };
@@ -93,7 +84,6 @@ struct Bf16 {
     using Out = bfloat16;
     using Operand = bfloat16;
     using Sum = float;
-    using Setup = NoSetup;
     static constexpr int depth = 2;
     static constexpr int block_rows = vector_block_rows, row_unit = 1;
 
@@ -148,7 +138,7 @@ template <class F>
 constexpr int panel_width = 2 * vector_width<F>;  // columns of a packed panel of B
 template <class F>
 constexpr int panel_step = panel_width<F> * F::depth;  // operands of one step of a panel
-// A, and steps of k, may also be read by vectors, entry by entry, rather than by whole packed panels only.
+// The kernels take rows and entries of k one by one: vectors do, tile registers take 16 and 32.
 template <class F>
 constexpr bool reads_rows = F::row_unit == 1;
 
