@@ -12,7 +12,28 @@ namespace raphson {
 using std::int64_t;
 using Vector = std::vector<double>;
 
+namespace {
+
 constexpr int sketch_nnz = 8;
+
+// The Gram matrix of every so many-th row, weighted by h, and the share of Σh that is in it; of all rows if that is none.
+double thinned_gram(Glm& glm, const Vector& h, int64_t apart, double* gram) {
+    RowBlock thin = *glm.x().whole;
+    thin.rows = (thin.rows + apart - 1) / apart;
+    thin.stride *= apart;
+    Vector picked(static_cast<std::size_t>(thin.rows));
+    double part = 0, all = 0;
+    for (int64_t i = 0; i < thin.rows; ++i) part += picked[i] = h[i * apart];
+    for (const double value : h) all += value;
+    if (!(part > 0)) {
+        weighted_gram(glm.x(), h.data(), glm.border(), gram);
+        return 1;
+    }
+    weighted_gram(RowSource::of(thin), picked.data(), glm.border(), gram);
+    return part / all;
+}
+
+}  // namespace
 
 void GlmMetric::build(Glm& glm, const GlmPoint& at, Kind kind, int64_t rows, std::uint64_t seed) {
     const int64_t n = glm.x().rows, p = glm.p(), d = glm.x().cols;
@@ -30,8 +51,11 @@ void GlmMetric::build(Glm& glm, const GlmPoint& at, Kind kind, int64_t rows, std
     }
     width_ = p;
     factor_.assign(static_cast<std::size_t>(p * p), 0.0);
+    double share = 1;  // of the curvature
     if (kind == Kind::exact) {
         weighted_gram(glm.x(), h.data(), glm.border(), factor_.data());
+    } else if (kind == Kind::thinned) {
+        share = thinned_gram(glm, h, std::max<int64_t>(1, n / rows), factor_.data());
     } else {
         for (double& value : h) value = std::sqrt(value);
         rows = std::min(rows, n);
@@ -42,7 +66,7 @@ void GlmMetric::build(Glm& glm, const GlmPoint& at, Kind kind, int64_t rows, std
         weighted_gram(RowSource::of(tall), nullptr, 0, factor_.data());
     }
     glm.count_sweeps(1);
-    finish(glm, 1 / glm.total(), true);
+    finish(glm, 1 / (share * glm.total()), true);
 }
 
 void GlmMetric::build_coupled(Glm& glm, const GlmPoint& at) {
