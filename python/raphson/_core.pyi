@@ -258,9 +258,12 @@ class Rows:
     @staticmethod
     def blocks(make: Callable[[], Iterable[Rows]], rows: int, cols: int) -> Rows: ...
 
+class CudaRows:
+    def __init__(self, function: str, name: str, array: Any) -> None: ...
+
 def lstsq(
-    a: Rows,
-    b: Doubles,
+    a: Rows | CudaRows,
+    b: Any,
     single: bool,
     ridge: float,
     rcond: float,
