@@ -275,7 +275,7 @@ def lstsq(
 ) -> dict[str, Any]: ...
 def _normal(a: Rows, v: Doubles) -> Doubles: ...
 def fit_glm(
-    x: Rows,
+    x: Rows | CudaRows,
     y: Doubles,
     weight: Doubles | None,
     offset: Doubles | None,
@@ -292,7 +292,7 @@ def fit_glm(
     callback: Callable[..., bool] | None,
 ) -> dict[str, Any]: ...
 def glm_information(
-    x: Rows,
+    x: Rows | CudaRows,
     y: Doubles,
     weight: Doubles | None,
     offset: Doubles | None,
@@ -302,6 +302,7 @@ def glm_information(
     intercept: bool,
     coef: Doubles,
 ) -> Doubles: ...
+def glm_predict(x: CudaRows, coef: Doubles, offset: Any, link: int) -> Any: ...
 def minimize(
     fun: Callable[..., Any],
     jac: Callable[..., Any] | None,

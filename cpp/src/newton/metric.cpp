@@ -15,13 +15,10 @@ using Vector = std::vector<double>;
 constexpr int sketch_nnz = 8;
 
 void GlmMetric::build(Glm& glm, const GlmPoint& at, Kind kind, int64_t rows, std::uint64_t seed) {
-    const int64_t n = glm.x().rows, p = glm.p(), d = glm.x().cols;
-    Vector h(static_cast<std::size_t>(n));
-    glm.block_weights(at, h.data());
+    const int64_t p = glm.p(), d = glm.cols();
     if (kind == Kind::diagonal) {
         scale_.assign(static_cast<std::size_t>(p), 0.0);
-        weighted_squares(glm.x(), h.data(), glm.border(), scale_.data());
-        glm.count_sweeps(1);
+        glm.squares(at, scale_.data());
         for (int64_t j = 0; j < p; ++j) {
             const double s = scale_[j] / glm.total() + (j < d ? glm.ridge() : 0.0);
             scale_[j] = s > 0 ? 1 / s : 1.0;
@@ -31,17 +28,11 @@ void GlmMetric::build(Glm& glm, const GlmPoint& at, Kind kind, int64_t rows, std
     width_ = p;
     factor_.assign(static_cast<std::size_t>(p * p), 0.0);
     if (kind == Kind::exact) {
-        weighted_gram(glm.x(), h.data(), glm.border(), factor_.data());
+        glm.gram(at, factor_.data());
     } else {
-        for (double& value : h) value = std::sqrt(value);
-        rows = std::min(rows, n);
-        const SparseSign s(rows, n, static_cast<int>(std::min<int64_t>(sketch_nnz, rows)), seed);
-        Vector sketched(static_cast<std::size_t>(rows * p));
-        sketch_rows(s, glm.x(), h.data(), glm.border(), sketched.data());
-        const RowBlock tall = dense_rows(TensorView<const double>(sketched.data(), {rows, p}));
-        weighted_gram(RowSource::of(tall), nullptr, 0, factor_.data());
+        rows = std::min(rows, glm.rows());
+        glm.sketched_gram(at, {rows, static_cast<int>(std::min<int64_t>(sketch_nnz, rows)), seed}, factor_.data());
     }
-    glm.count_sweeps(1);
     finish(glm, 1 / glm.total(), true);
 }
 
@@ -52,11 +43,9 @@ void GlmMetric::build_coupled(Glm& glm, const GlmPoint& at) {
 }
 
 void GlmMetric::build_from(Glm& glm, Glm& part, const GlmPoint& at) {
-    Vector h(static_cast<std::size_t>(part.x().rows));
-    part.block_weights(at, h.data());
     width_ = glm.p();
     factor_.assign(static_cast<std::size_t>(glm.p() * glm.p()), 0.0);
-    weighted_gram(part.x(), h.data(), glm.border(), factor_.data());
+    part.gram(at, factor_.data());
     finish(glm, 1 / part.total(), true);
 }
 
@@ -75,7 +64,7 @@ void GlmMetric::solve(Vector& g) const {
 
 // A relative 1e-13 keeps collinear columns from breaking the factor; as a preconditioner it harms nothing.
 void GlmMetric::finish(Glm& glm, double scale, bool add_ridge) {
-    const int64_t p = width_, d = glm.x().cols;
+    const int64_t p = width_, d = glm.cols();
     double* const to = factor_.data();
     double largest = 0;
     for (int64_t i = 0; i < p; ++i) {
@@ -83,7 +72,7 @@ void GlmMetric::finish(Glm& glm, double scale, bool add_ridge) {
         if (add_ridge && i < d) to[i * p + i] += glm.ridge();
         largest = std::max(largest, to[i * p + i]);
     }
-    if (!std::isfinite(largest)) throw std::invalid_argument("fit_glm: X has NaN or Inf, or its squares overflow");
+    if (!std::isfinite(largest)) throw NotFinite("fit_glm: X has NaN or Inf, or its squares overflow");
     const Vector plain = factor_;
     for (double shift = 1e-13;; shift *= 100) {
         for (int64_t i = 0; i < p; ++i) {
