@@ -55,7 +55,6 @@ __global__ void __launch_bounds__(square_threads) squares_kernel(const Weighted 
 // ---- Gram matrices --------------------------------------------------------------------------------------------------------
 
 constexpr int side = 32, panel_threads = 256;
-constexpr int64_t most_panel_rows = 2048, most_panel_numbers = 1 << 25, most_part_numbers = 1 << 24;
 
 // Panels of `rows` rows of [A 1] each, from row `first` on, transposed (p × rows); zeros beyond the last row. A block turns
 // a square of side × side numbers.
@@ -95,12 +94,12 @@ void column_squares(const DenseRows& a, const double* root, int border, double* 
 
 // Several panels at a time, each with a sum of its own, keep the device busy where the result is small; the sums are carried
 // from one round to the next and added up at the end.
-void column_gram(const DenseRows& a, const double* root, int border, double* out, Scratch& scratch) {
+void column_gram(const DenseRows& a, const double* root, int border, double* out, Scratch& scratch, const GramLimits& limits) {
     const Weighted x = weighted(a, root, border);
     const CudaPlace place = scratch.place();
-    const int64_t rows = std::min(most_panel_rows, ceil_div(std::max<int64_t>(x.n, 1), side) * side);
+    const int64_t rows = std::min(limits.panel_rows, ceil_div(std::max<int64_t>(x.n, 1), side) * side);
     const int64_t panels = ceil_div(std::max<int64_t>(x.n, 1), rows);
-    const int64_t at_once = std::max<int64_t>(1, std::min(most_panel_numbers / (rows * x.p), most_part_numbers / (x.p * x.p)));
+    const int64_t at_once = std::max<int64_t>(1, std::min(limits.panel_numbers / (rows * x.p), limits.result_numbers / (x.p * x.p)));
     const int64_t rounds = ceil_div(panels, at_once), batch = ceil_div(panels, rounds), size = x.p * x.p;
     auto* const panel = scratch.take_array<double>(batch * x.p * rows);
     double* sums[2] = {scratch.take_array<double>(batch * size), rounds > 1 ? scratch.take_array<double>(batch * size) : nullptr};

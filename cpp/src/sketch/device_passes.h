@@ -56,8 +56,13 @@ void normal_sketch(const NormalEntries& s, const DenseRows& a, const double* wei
 void row_sweep(const DenseRows& a, const RowSweep& what, Scratch& scratch);
 
 // out (p × p, p = a.cols + border) = [A 1]ᵀ diag(root²) [A 1], both triangles; root (a.rows) or null. p² flops a row as
-// products of float64, and a float64 copy of A, 256 MB of it at a time.
-void column_gram(const DenseRows& a, const double* root, int border, double* out, Scratch& scratch);
+// products of float64, and a float64 copy of A, a part at a time.
+struct GramLimits {
+    int64_t panel_rows = 2048;          // of one product, a multiple of 32
+    int64_t panel_numbers = 1 << 25;    // of the copy: 256 MB
+    int64_t result_numbers = 1 << 24;   // of sums that run side by side
+};
+void column_gram(const DenseRows& a, const double* root, int border, double* out, Scratch& scratch, const GramLimits& limits = {});
 // out (p): its diagonal.
 void column_squares(const DenseRows& a, const double* root, int border, double* out, Scratch& scratch);
 

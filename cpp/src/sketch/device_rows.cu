@@ -118,7 +118,7 @@ public:
         return to;
     }
 
-    void read(const double* vector, int64_t count, double* to) override { get(const_cast<double*>(vector), to, count); }
+    void read_vector(const double* vector, int64_t count, double* to) override { get(const_cast<double*>(vector), to, count); }
     double largest(const double* vector, int64_t count) override {
         const DeviceGuard guard(place_.device);
         Scratch scratch(place_);
@@ -202,9 +202,9 @@ public:
         get(out_, out, p);
     }
 
-    void read(int64_t first, int64_t count, void* to) override {
+    void read_rows(int64_t first, int64_t count, void* to) override {
         auto* const from = static_cast<char*>(const_cast<void*>(a_.data)) + first * a_.ld * itemsize(a_.type);
-        cuda::read({from, a_.type, count, a_.cols, a_.ld, 1}, to, place_);
+        read({from, a_.type, count, a_.cols, a_.ld, 1}, to, place_);
     }
 
     CudaRows* pick(const int64_t* rows, int64_t count) override {
@@ -239,7 +239,7 @@ private:
     static SignEntries entries(const RowSketch& s) { return {s.seed, sparse_sign_stream, s.rows, s.nnz, 0}; }
 
     void put(const double* from, double* to, int64_t count) const { write(from, to, static_cast<std::size_t>(count) * sizeof(double), place_); }
-    void get(double* from, double* to, int64_t count) const { cuda::read(contiguous(from, DType::float64, 1, count), to, place_); }
+    void get(double* from, double* to, int64_t count) const { read(contiguous(from, DType::float64, 1, count), to, place_); }
 
     void sketch_to_host(const RowSketch& s, const DenseRows& a, double* out, Scratch& scratch) const {
         auto* const sketched = scratch.take_array<double>(s.rows * a.cols);

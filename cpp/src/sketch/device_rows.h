@@ -63,7 +63,7 @@ public:
     virtual double* vector(std::int64_t count) = 0;
     virtual double* vector(const double* values, std::int64_t count) = 0;
     virtual double* columns(const CudaView& from) = 0;
-    virtual void read(const double* vector, std::int64_t count, double* to) = 0;
+    virtual void read_vector(const double* vector, std::int64_t count, double* to) = 0;
     // The largest absolute value; Inf for NaN.
     virtual double largest(const double* vector, std::int64_t count) = 0;
 
@@ -83,7 +83,7 @@ public:
     virtual void squares(const double* root, int border, double* out) = 0;
 
     // Rows first … first + count - 1, contiguous; and a matrix of those that an array of the host names.
-    virtual void read(std::int64_t first, std::int64_t count, void* to) = 0;
+    virtual void read_rows(std::int64_t first, std::int64_t count, void* to) = 0;
     virtual CudaRows* pick(const std::int64_t* rows, std::int64_t count) = 0;
 
     // out (rows, the device's, contiguous) ← link(A v + offset).

@@ -81,7 +81,7 @@ void DeviceLstsqRows::squares(double* diagonal) const { a_.squares(nullptr, 0, d
 std::vector<double> DeviceLstsqRows::on_host() const {
     const int64_t rows = b_.rows, k = b_.columns;
     std::vector<double> columns(static_cast<std::size_t>(rows * k)), b(columns.size());
-    a_.read(columns_, rows * k, columns.data());
+    a_.read_vector(columns_, rows * k, columns.data());
     for (int64_t i = 0; i < rows; ++i) {
         for (int64_t c = 0; c < k; ++c) b[i * k + c] = columns[c * rows + i];
     }
@@ -103,7 +103,7 @@ RowSource visiting_rows(CudaRows& a) {
         block.values = copy.data();
         for (int64_t first = 0; first < all; first += most) {
             block.rows = std::min(most, all - first);
-            a.read(first, block.rows, copy.data());
+            a.read_rows(first, block.rows, copy.data());
             body(block, first);
         }
     };
