@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "raphson/sketch.h"
+#include "sketch/lstsq_rows.h"
 #include "sketch_support.h"
 
 using namespace support;
@@ -29,6 +30,8 @@ CudaView view_of(const Matrix<T>& a, Scratch& scratch) {
     return {upload(scratch, a.x), type_of<T>(), a.n, a.d, a.ld, 1};
 }
 std::unique_ptr<CudaRows> rows_of(const CudaView& a) { return std::unique_ptr<CudaRows>(raphson::cuda_table().make_rows(a, here)); }
+
+long double entropy(long double v) { return v > 0 ? v * std::log(v) : 0.0L; }
 
 std::vector<double> some_roots(int64_t n) {
     auto root = some_weights(n);
@@ -145,6 +148,18 @@ TEST_CASE_TEMPLATE("cuda rows: matrices that are not contiguous are copied, and 
         picked->read_rows(0, 5, got.data());
         for (int64_t i = 0; i < 5; ++i) CHECK(std::equal(got.begin() + i * d, got.begin() + (i + 1) * d, a.x.begin() + from[i] * d));
     }
+    // the host's visits, block after block
+    const auto rows = rows_of({upload(scratch, turned), type, n, d, 1, n});
+    const raphson::RowSource visits = raphson::visiting_rows(*rows, 10 * d * static_cast<int64_t>(sizeof(T)) + 1);
+    int64_t seen = 0;
+    visits.visit([&](const raphson::RowBlock& block, int64_t first) {
+        const auto* const values = static_cast<const T*>(block.values);
+        CHECK(first == seen);
+        CHECK(block.rows == std::min<int64_t>(10, n - first));
+        CHECK(std::equal(values, values + block.rows * d, a.x.begin() + first * d));
+        seen += block.rows;
+    });
+    CHECK(seen == n);
     // one row with any stride
     const auto one = rows_of({upload(scratch, a.x), type, 1, d, 0, 1});
     std::vector<T> got(static_cast<std::size_t>(d));
@@ -178,7 +193,6 @@ TEST_CASE("cuda rows: vectors of the device") {
 }
 
 TEST_CASE("cuda rows: losses along a line, and weights") {
-    const auto entropy = [](long double v) { return v > 0 ? v * std::log(v) : 0.0L; };
     for (const int64_t n : {int64_t{1}, int64_t{700}, int64_t{140000}}) {
         Scratch scratch(here);
         const Matrix<float> a(n, 1, 1, 5);

@@ -53,6 +53,17 @@ def evaluate(X, y, w, family, ridge, intercept, weight=None, offset=None):
     return objective, gradient.ravel(), hessian
 
 
+def check_certificate(result, w, X, y, family, ridge, intercept):
+    """That what is said about w is so, and that it is a minimiser."""
+    objective, gradient, _ = evaluate(X, y, w, family, ridge, intercept)
+    at_zero = evaluate(X, y, np.zeros_like(w), family, ridge, intercept)[1]
+    relative = np.linalg.norm(gradient) / np.linalg.norm(at_zero)
+    assert abs(result.objective - objective) <= 1e-13 * abs(objective)
+    assert abs(result.gradient_norm - relative) <= 1e-6 * relative + 1e-14
+    assert result.converged
+    assert result.gradient_norm <= 1e-8
+
+
 def newton(X, y, family, ridge, intercept, weight=None, offset=None, classes=1, steps=60):
     """The minimiser to rounding; the least-norm step where the Hessian is singular."""
     w = np.zeros((classes, X.shape[1] + intercept))

@@ -88,13 +88,12 @@ std::vector<double> DeviceLstsqRows::on_host() const {
     return b;
 }
 
-RowSource visiting_rows(CudaRows& a) {
-    constexpr int64_t at_once = 64 << 20;  // bytes
+RowSource visiting_rows(CudaRows& a, int64_t at_once) {
     RowSource source;
     const RowBlock shape = a.shape();
     source.rows = shape.rows;
     source.cols = shape.cols;
-    source.visit = [&a](const RowSource::Body& body) {
+    source.visit = [&a, at_once](const RowSource::Body& body) {
         RowBlock block = a.shape();
         block.stride = block.cols;
         const int64_t row = std::max<int64_t>(1, block.cols) * itemsize(block.type), all = block.rows;

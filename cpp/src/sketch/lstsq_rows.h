@@ -60,8 +60,8 @@ double largest(const double* values, std::int64_t n);
 double largest(const RowSource& a);
 // factor·A, dense, a few thousand rows at a time.
 RowSource scaled_rows(const RowSource& a, double factor);
-// Rows of the device as the host reads them: copied, some 64 MB at a time.
-RowSource visiting_rows(CudaRows& a);
+// Rows of the device as the host reads them: copied, so many bytes at a time.
+RowSource visiting_rows(CudaRows& a, std::int64_t at_once = 64 << 20);
 
 // As lstsq. The methods `direct` and, where A's or b's squares would leave the range of float64, all of them read the rows
 // on the host. NaN or Inf in A or b give NaNs and Status::breakdown.
