@@ -115,12 +115,33 @@ py::object predict(const PyCudaRows& x, const Doubles& v, const py::object& offs
     return fresh.finish();
 }
 
+// The same of classes (coefficients classes × p, offset rows × classes of the host): probabilities, or margins.
+py::object predict_classes(const PyCudaRows& x, const Doubles& v, int classes, const std::optional<Doubles>& offset, bool probabilities) {
+    const PyCudaRows::Here here = x.here();
+    const std::int64_t shape[] = {here.array().shape()[0], classes};
+    NewArray fresh(here.array(), DType::float64, 2, shape);
+    ClassSweep what;
+    what.classes = classes;
+    what.border = static_cast<int>(v.size() / classes - here.columns());
+    what.v = v.data();
+    what.margin = static_cast<double*>(fresh.batch().data);
+    const double* const added = data_of(offset);
+    {
+        const py::gil_scoped_release released;
+        const std::unique_ptr<CudaRows> there = here.rows();
+        if (added != nullptr) what.offset = there->vector(added, shape[0] * classes);
+        there->class_means(what, probabilities);
+    }
+    return fresh.finish();
+}
+
 }  // namespace
 
 void bind_newton(py::module_& m) {
     m.def("fit_glm", fit);
     m.def("glm_information", information);
     m.def("glm_predict", predict);
+    m.def("glm_predict_classes", predict_classes);
 }
 
 }  // namespace raphson::bindings

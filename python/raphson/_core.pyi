@@ -303,6 +303,9 @@ def glm_information(
     coef: Doubles,
 ) -> Doubles: ...
 def glm_predict(x: CudaRows, coef: Doubles, offset: Any, link: int) -> Any: ...
+def glm_predict_classes(
+    x: CudaRows, coef: Doubles, classes: int, offset: Doubles | None, probabilities: bool
+) -> Any: ...
 def minimize(
     fun: Callable[..., Any],
     jac: Callable[..., Any] | None,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from raphson import _core
 
-__all__ = ["beside", "labels", "predict", "require_one_output"]
+__all__ = ["beside", "labels", "predict"]
 
 _LINKS = {"identity": 0, "probability": 1, "exponential": 2, "positive": 3}
 _MEANS = {"logistic": "probability", "poisson": "exponential", "gaussian": "identity"}
@@ -37,29 +37,32 @@ def labels(y: Any, X: Any, function: str) -> npt.NDArray[Any]:
         return found
 
 
-def require_one_output(family: str, function: str) -> None:
-    if family == "multinomial":
-        raise RuntimeError(
-            f"{function}: X is a CUDA array, but the multinomial family has no CUDA kernels yet; copy it to the CPU"
-            " first"
-        )
-
-
 def predict(
-    X: Any, parameters: npt.NDArray[np.float64], intercept: bool, family: str, offset: Any, kind: str, function: str
+    X: Any,
+    parameters: npt.NDArray[np.float64],
+    intercept: bool,
+    family: str,
+    classes: npt.NDArray[Any] | None,
+    offset: Any,
+    kind: str,
+    function: str,
 ) -> Any:
     """As :meth:`raphson.newton.GlmResult.predict`: float64 in X's framework, on its device; one read of X."""
-    require_one_output(family, function)
-    if kind == "label" and family != "logistic":
-        raise ValueError(f"{function}: kind='label' is for labels, not for the {family} family")
     shape, _ = _core._describe(X, function, "X")
-    d = parameters.shape[1] - intercept
-    if len(shape) != 2 or shape[1] != d:
-        raise ValueError(f"{function}: X must have shape (m, {d}), got {shape}")
+    outputs, width = parameters.shape
+    if len(shape) != 2 or shape[1] != width - intercept:
+        raise ValueError(f"{function}: X must have shape (m, {width - intercept}), got {shape}")
+    if kind == "label" and family not in ("logistic", "multinomial"):
+        raise ValueError(f"{function}: kind='label' is for labels, not for the {family} family")
     if offset is not None:
         added, _ = _core._describe(offset, function, "offset")
-        if added not in ((shape[0],), (shape[0], 1)):
-            raise ValueError(f"{function}: offset must have shape {(shape[0],)}, got {added}")
-    link = {"margin": "identity", "label": "positive"}.get(kind) or _MEANS[family]
+        if added != (shape[0], outputs) and (classes is not None or added != (shape[0],)):
+            raise ValueError(f"{function}: offset must have shape {(shape[0], outputs)}, got {added}")
     rows = _core.CudaRows(function, "X", X)
-    return _core.glm_predict(rows, np.ascontiguousarray(parameters[0]), offset, _LINKS[link])
+    if classes is None:
+        link = {"margin": "identity", "label": "positive"}.get(kind) or _MEANS[family]
+        return _core.glm_predict(rows, np.ascontiguousarray(parameters[0]), offset, _LINKS[link])
+    if offset is not None:
+        offset = np.ascontiguousarray(beside(offset, X, function, "offset"), dtype=np.float64)
+    found = _core.glm_predict_classes(rows, np.ascontiguousarray(parameters.ravel()), outputs, offset, kind == "mean")
+    return found if kind != "label" else classes[_core._to_host(found, function, "X").argmax(axis=1)]

@@ -140,7 +140,8 @@ class GlmResult:
         if kind not in ("mean", "margin", "label"):
             raise ValueError(f"{function}: kind must be mean, margin or label, got {kind!r}")
         if _core._is_cuda(X):
-            return _glm_cuda.predict(X, self._parameters, self.fit_intercept, self.family, offset, kind, function)
+            model = (self._parameters, self.fit_intercept, self.family, self.classes)
+            return _glm_cuda.predict(X, *model, offset, kind, function)
         rows = X if is_sparse(X) else _core._as_numpy(X, function, "X")
         d = self._parameters.shape[1] - self.fit_intercept
         if rows.ndim != 2 or rows.shape[1] != d:
@@ -257,7 +258,7 @@ def fit_glm(
     ----------
     X : array (n, d), SciPy CSR or CSC, memory map, or a callable
         float64 or float32. A callable returns a fresh iterator of blocks of consecutive rows each time it is called.
-        A CUDA array, but for the multinomial family; y, weights and offsets are then its device's or the host's.
+        Of a CUDA array, y, weights and offsets are its device's or the host's.
     y : array (n,)
         Logistic: labels in [0, 1], bool, or fractions. Multinomial: labels of any kind, sorted into ``classes``.
         Poisson: counts ≥ 0. Gaussian: anything finite.
@@ -325,8 +326,6 @@ def fit_glm(
         raise ValueError(f"{function}: family must be one of {', '.join(_FAMILIES)}, got {family!r}")
     if method not in _METHODS:
         raise ValueError(f"{function}: method must be one of {', '.join(_METHODS)}, got {method!r}")
-    if _core._is_cuda(X):
-        _glm_cuda.require_one_output(family, function)
     response, classes = _response(y, X, family, function)
     n = len(response)
     matrix = tall(X, function, "X", n)

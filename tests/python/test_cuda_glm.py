@@ -13,7 +13,8 @@ from raphson import fit_glm
 device = cuda_arrays.device()
 
 METHODS = ["auto", "quasi_newton", "sketch_pcg", "newton_cg", "newton", "newton_sketch"]
-FAMILIES = ["logistic", "poisson", "gaussian"]
+FAMILIES = ["logistic", "multinomial", "poisson", "gaussian"]
+SINGLE = ["logistic", "poisson", "gaussian"]
 
 
 def data(rng, family, n=230, d=7, cond=1.0):
@@ -24,7 +25,9 @@ def data(rng, family, n=230, d=7, cond=1.0):
         return X, (rng.random(n) < 1 / (1 + np.exp(-2 * m))).astype(float)
     if family == "poisson":
         return X, rng.poisson(np.exp(m)).astype(float)
-    return X, m + rng.standard_normal(n)
+    if family == "gaussian":
+        return X, m + rng.standard_normal(n)
+    return X, np.argmax(np.outer(m, [1.0, -0.5, 0.2]) + rng.gumbel(size=(n, 3)), axis=1).astype(float)
 
 
 def put(value):
@@ -37,10 +40,19 @@ def fit(X, y, **options):
 
 
 def parameters(result):
-    coef = device.get(result.coef)
+    coef = np.atleast_2d(device.get(result.coef))
     if not result.fit_intercept:
-        return coef[None]
-    return np.append(coef, device.get(result.intercept))[None]
+        return coef
+    return np.column_stack([coef, np.atleast_1d(device.get(result.intercept))])
+
+
+def outputs(family):
+    return 3 if family == "multinomial" else 1
+
+
+def gauge(w, family, intercept):
+    if family == "multinomial" and intercept:
+        w[:, -1] -= w[:, -1].mean()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -49,14 +61,15 @@ def parameters(result):
 def test_is_the_minimiser(rng, family, method, intercept):
     X, y = data(rng, family)
     result = fit(X, y, fit_intercept=intercept, method=method, family=family, ridge=1e-2)
-    w = newton(X, y, family, 1e-2, intercept)
+    w = newton(X, y, family, 1e-2, intercept, classes=outputs(family))
+    gauge(w, family, intercept)
     np.testing.assert_allclose(parameters(result), w, atol=3e-7)
     check_certificate(result, parameters(result), X, y, family, 1e-2, intercept)
     assert result.method == method or method == "auto"
     cpu = fit_glm(X, y, fit_intercept=intercept, method=method, family=family, ridge=1e-2)
     assert result.method == cpu.method
     assert result.iterations == cpu.iterations  # the same driver: what differs is rounding
-    np.testing.assert_allclose(parameters(result)[0, :7], cpu.coef, atol=1e-9)
+    np.testing.assert_allclose(device.get(result.coef), cpu.coef, atol=1e-9)
     assert result.deviance == pytest.approx(cpu.deviance, rel=1e-7, abs=1e-9)
 
 
@@ -64,10 +77,12 @@ def test_is_the_minimiser(rng, family, method, intercept):
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_and_offsets(rng, family, method):
     X, y = data(rng, family, n=200)
-    weight, offset = rng.integers(0, 4, 200).astype(float), rng.standard_normal(200)
+    weight = rng.integers(0, 4, 200).astype(float)
+    offset = rng.standard_normal(200 if family != "multinomial" else (200, 3))
     result = fit(X, y, family=family, ridge=0.05, sample_weight=weight, offset=offset, method=method)
     repeated = np.repeat(np.arange(200), weight.astype(int))
-    w = newton(X[repeated], y[repeated], family, 0.05, True, offset=offset[repeated])
+    w = newton(X[repeated], y[repeated], family, 0.05, True, offset=offset[repeated], classes=outputs(family))
+    gauge(w, family, True)
     np.testing.assert_allclose(parameters(result), w, atol=1e-6)
     # the host's, in any type it takes
     options = {"family": family, "ridge": 0.05, "method": method}
@@ -156,7 +171,8 @@ def test_float32_and_layouts(rng, family):
     assert result.converged
     assert result.tol == 1e-4
     assert device.get(result.coef).dtype == device.get(result.intercept).dtype == np.float32
-    w = newton(X32.astype(float), y32.astype(float), family, 1e-3, True)
+    w = newton(X32.astype(float), y32.astype(float), family, 1e-3, True, classes=outputs(family))
+    gauge(w, family, True)
     np.testing.assert_allclose(parameters(result), w, atol=1e-3)
     _, gradient, _ = evaluate(X32, y32, parameters(result).astype(float), family, 1e-3, True)
     at_zero = evaluate(X32, y32, np.zeros_like(w), family, 1e-3, True)[1]
@@ -170,7 +186,7 @@ def test_float32_and_layouts(rng, family):
     np.testing.assert_array_equal(parameters(strided), plain)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SINGLE)
 @pytest.mark.parametrize("intercept", [True, False])
 def test_predict_covariance_and_standard_errors(rng, family, intercept):
     X, y = data(rng, family)
@@ -192,13 +208,50 @@ def test_predict_covariance_and_standard_errors(rng, family, intercept):
     np.testing.assert_allclose(device.get(result.standard_errors), cpu.standard_errors, rtol=1e-6)
     with pytest.raises(ValueError, match=r"X must have shape \(m, 7\)"):
         result.predict(device.put(rows[:, :3].copy()))
-    with pytest.raises(ValueError, match=r"offset must have shape \(41,\)"):
+    with pytest.raises(ValueError, match=r"offset must have shape \(41, 1\)"):
         result.predict(device.put(rows), offset=device.put(np.ones(3)))
     with pytest.raises(ValueError, match="kind must be"):
         result.predict(device.put(rows), kind="odds")
     if family != "logistic":
         with pytest.raises(ValueError, match="kind='label'"):
             result.predict(device.put(rows), kind="label")
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_classes(rng, intercept):
+    X, number = data(rng, "multinomial")
+    names = np.array(["c", "a", "b"])[number.astype(int)]
+    offset = rng.standard_normal((230, 3))
+    options = {"family": "multinomial", "ridge": 1e-2, "fit_intercept": intercept}
+    result = fit_glm(device.put(X), names, offset=device.put(offset), **options)
+    cpu = fit_glm(X, names, offset=offset, **options)
+    assert list(result.classes) == ["a", "b", "c"]
+    np.testing.assert_allclose(parameters(result), cpu._parameters, atol=1e-9)
+    for dtype in (np.float64, np.float32):
+        rows, added = rng.standard_normal((41, 7)).astype(dtype), rng.standard_normal((41, 3))
+        for there in (None, added):
+            for kind in ("mean", "margin"):
+                found = device.get(result.predict(device.put(rows), offset=put(there), kind=kind))
+                assert found.dtype == np.float64
+                np.testing.assert_allclose(found, cpu.predict(rows.astype(float), offset=there, kind=kind), atol=1e-7)
+            labels = result.predict(device.put(rows), offset=put(there), kind="label")
+            assert list(labels) == list(cpu.predict(rows, offset=there, kind="label"))
+    np.testing.assert_allclose(device.get(result.covariance()), cpu.covariance(), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(device.get(result.standard_errors), cpu.standard_errors, rtol=1e-6, atol=1e-9)
+    assert device.get(result.standard_errors).shape == (3, 7 + intercept)
+    for wrong in (np.ones(41), np.ones((41, 2))):
+        with pytest.raises(ValueError, match=r"offset must have shape \(41, 3\)"):
+            result.predict(device.put(rows), offset=device.put(wrong))
+
+
+def test_many_classes_from_a_sample(rng):
+    X = rng.standard_normal((2300, 34))
+    y = np.argmax(X[:, :5] + rng.gumbel(size=(2300, 5)), axis=1).astype(float)
+    options = {"family": "multinomial", "ridge": 1e-4, "method": "sketch_pcg"}
+    result, cpu = fit(X, y, **options), fit_glm(X, y, **options)
+    assert result.converged
+    assert result.history["gradient_norm"][0] == pytest.approx(cpu.history["gradient_norm"][0], rel=1e-6)
+    np.testing.assert_allclose(parameters(result), cpu._parameters, atol=1e-6)
 
 
 def test_extreme_margins_of_predictions(rng):
@@ -275,7 +328,7 @@ def test_nan_in_a_sample(rng):
         ({"offset": np.ones((10, 2))}, ValueError, r"offset must have shape \(10,\)"),
         ({"ridge": -1.0}, ValueError, r"ridge"),
         ({"init": np.ones(2)}, ValueError, r"init must have shape \(3,\)"),
-        ({"family": "multinomial"}, RuntimeError, r"multinomial family has no CUDA kernels yet"),
+        ({"family": "multinomial", "offset": np.ones(10)}, ValueError, r"offset must have shape \(10, 2\)"),
         ({"X": np.ones((0, 2)), "y": np.ones(0)}, ValueError, r"at least one row"),
     ],
 )

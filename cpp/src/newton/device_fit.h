@@ -8,7 +8,7 @@
 
 namespace raphson {
 
-// As fit_glm and glm_information, of one output; y, weights and offsets are the host's. NaN or Inf in x give NaNs and
+// As fit_glm and glm_information; y, weights and offsets are the host's. NaN or Inf in x give NaNs and
 // Status::breakdown.
 GlmSolution fit_glm_on_device(CudaRows& x, const GlmData& data, const GlmOptions& options);
 std::vector<double> glm_information_on_device(CudaRows& x, const GlmData& data, const GlmOptions& options, const double* coef);

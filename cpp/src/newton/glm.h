@@ -127,7 +127,7 @@ private:
     const RowSource& x_;
 };
 
-// One output. y, weights and offsets are copied to the device.
+// y, weights and offsets are copied to the device.
 class DeviceGlm final : public Glm {
 public:
     DeviceGlm(CudaRows& x, const GlmData& data, const GlmOptions& options);
@@ -146,8 +146,12 @@ private:
     void block(const GlmPoint& at, std::int64_t c, std::int64_t e, double* gram) override;
     void take_rows(const std::vector<std::int64_t>& from, const GlmOptions& options, Sample& s) const override;
 
+    Sums read_classes(GlmPoint& at, double* out, bool zero);
+    void along(const RowLine& what, double* totals) const;
     RowLine line_of(const GlmPoint& from, const GlmPoint& to, double t) const;
+    bool classes() const { return family_ == GlmFamily::multinomial; }
     const double* roots(const GlmPoint& at);
+    const double* roots_between(const GlmPoint& at, std::int64_t c, std::int64_t e);  // classes; -1: as roots
     void finish(double* out);
 
     CudaRows& x_;

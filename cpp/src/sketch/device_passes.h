@@ -66,4 +66,16 @@ void column_gram(const DenseRows& a, const double* root, int border, double* out
 // out (p): its diagonal.
 void column_squares(const DenseRows& a, const double* root, int border, double* out, Scratch& scratch);
 
+
+// Sweeps of the multinomial family (ClassSweep, all of it on the device): products of float64, two reads of A; float32 rows
+// are widened a part at a time.
+struct ClassLimits {
+    int64_t panel_rows = 2048;        // of a sum of the gradient, up to 64 classes
+    int64_t part_numbers = 1 << 25;   // of the widened rows: 256 MB
+};
+void class_sweep(const DenseRows& a, const ClassSweep& what, Scratch& scratch, const ClassLimits& limits = {});
+void class_means(const DenseRows& a, const ClassSweep& what, bool probabilities, Scratch& scratch, const ClassLimits& limits = {});
+void class_line(const RowLine& what, int64_t n, int64_t k, double* totals, Scratch& scratch);
+void class_roots(const double* weight, const double* probability, int64_t n, int64_t k, int64_t c, int64_t e, double* root, CudaPlace place);
+
 }  // namespace raphson::cuda

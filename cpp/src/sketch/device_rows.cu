@@ -202,6 +202,36 @@ public:
         get(out_, out, p);
     }
 
+    void class_sweep(const ClassSweep& what) override {
+        const DeviceGuard guard(place_.device);
+        Scratch scratch(place_);
+        const int64_t size = what.classes * (a_.cols + what.border);
+        ClassSweep there = with_v(what, scratch);
+        there.out = scratch.take_array<double>(size + line_sums);
+        there.totals = there.out + size;
+        cuda::class_sweep(a_, there, scratch);
+        std::vector<double> found(static_cast<std::size_t>(size + line_sums));
+        get(there.out, found.data(), what.y != nullptr ? size + line_sums : size);
+        std::copy_n(found.data(), size, what.out);
+        if (what.y != nullptr) std::copy_n(found.data() + size, line_sums, what.totals);
+    }
+    void class_along(const RowLine& what, int classes, double* totals) override {
+        const DeviceGuard guard(place_.device);
+        Scratch scratch(place_);
+        auto* const there = scratch.take_array<double>(line_sums);
+        class_line(what, a_.rows, classes, there, scratch);
+        get(there, totals, line_sums);
+    }
+    void class_roots(const double* weight, const double* probability, int classes, int c, int e, double* root) override {
+        const DeviceGuard guard(place_.device);
+        cuda::class_roots(weight, probability, a_.rows, classes, c, e, root, place_);
+    }
+    void class_means(const ClassSweep& what, bool probabilities) override {
+        const DeviceGuard guard(place_.device);
+        Scratch scratch(place_);
+        cuda::class_means(a_, with_v(what, scratch), probabilities, scratch);
+    }
+
     void read_rows(int64_t first, int64_t count, void* to) override {
         auto* const from = static_cast<char*>(const_cast<void*>(a_.data)) + first * a_.ld * itemsize(a_.type);
         read({from, a_.type, count, a_.cols, a_.ld, 1}, to, place_);
@@ -238,6 +268,14 @@ public:
 private:
     static SignEntries entries(const RowSketch& s) { return {s.seed, sparse_sign_stream, s.rows, s.nnz, 0}; }
 
+    ClassSweep with_v(const ClassSweep& what, Scratch& scratch) const {
+        const int64_t size = what.classes * (a_.cols + what.border);
+        auto* const v = scratch.take_array<double>(size);
+        put(what.v, v, size);
+        ClassSweep there = what;
+        there.v = v;
+        return there;
+    }
     void put(const double* from, double* to, int64_t count) const { write(from, to, static_cast<std::size_t>(count) * sizeof(double), place_); }
     void get(double* from, double* to, int64_t count) const { read(contiguous(from, DType::float64, 1, count), to, place_); }
 

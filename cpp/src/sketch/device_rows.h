@@ -43,6 +43,19 @@ struct RowLine {
     bool saturated = false;  // less the loss of a model that has a parameter for every row
 };
 
+// The same for the multinomial family: margins of every class, loss log Σ e^{m_c} − m_y.
+struct ClassSweep {
+    int classes = 0, border = 0;
+    const double* v = nullptr;       // classes × (a.cols + border)
+    const double* y = nullptr;       // a.rows labels 0 … classes-1; null: the Hessian's product with v at `probability`
+    const double* weight = nullptr;  // a.rows; null: 1
+    const double* offset = nullptr;  // a.rows × classes; null: 0
+    double* margin = nullptr;        // a.rows × classes, as below; written where there are labels
+    double* probability = nullptr;   // written where there are labels
+    double* out = nullptr;           // classes × (a.cols + border)
+    double* totals = nullptr;        // as RowSweep's, where there are labels
+};
+
 // What predictions are made of margins by.
 enum class RowLink : std::uint8_t { identity, probability, exponential, positive };
 
@@ -81,6 +94,15 @@ public:
     virtual void gram(const double* root, int border, double* out) = 0;
     virtual void sketched_gram(const RowSketch& s, const double* root, int border, double* out) = 0;
     virtual void squares(const double* root, int border, double* out) = 0;
+
+    // The multinomial family: vectors are rows × classes. v, out and totals are the host's. A line's loss is not looked at.
+    virtual void class_sweep(const ClassSweep& what) = 0;
+    virtual void class_along(const RowLine& what, int classes, double* totals) = 0;
+    // root² ← weight · |curvature between the classes c and e|; c = -1: weight · the mean over classes of p (1 − p), scaled
+    // as on the space of coefficients that sum to 0.
+    virtual void class_roots(const double* weight, const double* probability, int classes, int c, int e, double* root) = 0;
+    // what.margin ← margins, or probabilities, at v with offsets.
+    virtual void class_means(const ClassSweep& what, bool probabilities) = 0;
 
     // Rows first … first + count - 1, contiguous; and a matrix of those that an array of the host names.
     virtual void read_rows(std::int64_t first, std::int64_t count, void* to) = 0;
