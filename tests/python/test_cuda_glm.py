@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cuda_arrays
+import glm_reference
 import raphson
 from glm_reference import check_certificate, evaluate, newton
 from raphson import fit_glm
@@ -18,16 +19,8 @@ SINGLE = ["logistic", "poisson", "gaussian"]
 
 
 def data(rng, family, n=230, d=7, cond=1.0):
-    scale = np.logspace(0, -np.log10(cond), d)
-    X = rng.standard_normal((n, d)) * scale
-    m = X @ (rng.standard_normal(d) / scale) / np.sqrt(d) + 0.3
-    if family == "logistic":
-        return X, (rng.random(n) < 1 / (1 + np.exp(-2 * m))).astype(float)
-    if family == "poisson":
-        return X, rng.poisson(np.exp(m)).astype(float)
-    if family == "gaussian":
-        return X, m + rng.standard_normal(n)
-    return X, np.argmax(np.outer(m, [1.0, -0.5, 0.2]) + rng.gumbel(size=(n, 3)), axis=1).astype(float)
+    X, y = glm_reference.data(family, n, d, rng, cond)
+    return X, y.astype(float)
 
 
 def put(value):

@@ -146,7 +146,10 @@ private:
     void block(const GlmPoint& at, std::int64_t c, std::int64_t e, double* gram) override;
     void take_rows(const std::vector<std::int64_t>& from, const GlmOptions& options, Sample& s) const override;
 
-    Sums read_classes(GlmPoint& at, double* out, bool zero);
+    void sweep(const RowSweep& what);
+    void sweep(const ClassSweep& what);
+    template <class What>
+    void sweep_at(What what, const std::vector<double>& w, double* out, bool zero);
     void along(const RowLine& what, double* totals) const;
     RowLine line_of(const GlmPoint& from, const GlmPoint& to, double t) const;
     bool classes() const { return family_ == GlmFamily::multinomial; }

@@ -25,63 +25,53 @@ void DeviceGlm::finish(double* out) {
     if (poll_cancelled()) throw Cancelled();
 }
 
+void DeviceGlm::sweep(const RowSweep& what) { x_.sweep(what); }
+void DeviceGlm::sweep(const ClassSweep& what) { x_.class_sweep(what); }
+
+// The gradient at 0 has a sweep of its own, whose margins those at w overwrite.
+template <class What>
+void DeviceGlm::sweep_at(What what, const std::vector<double>& w, double* out, bool zero) {
+    what.border = border_;
+    what.y = y_;
+    what.weight = weight_;
+    what.offset = offset_;
+    if (zero) {
+        const std::vector<double> zeros(w.size(), 0.0);
+        what.v = zeros.data();
+        what.out = out + size();
+        sweep(what);
+        finish(what.out);
+        ++sweeps_;
+    }
+    what.v = w.data();
+    what.out = out;
+    sweep(what);
+    finish(out);
+}
+
 // Margins come with the read that the gradient needs: known ones would spare nothing.
 Glm::Sums DeviceGlm::read(GlmPoint& at, bool /*margins_known*/, double* out, bool zero) {
     if (at.margin_there == nullptr) {
         at.margin_there = x_.vector(n_ * outputs_);
         at.curvature_there = x_.vector(n_ * outputs_);
     }
-    if (classes()) return read_classes(at, out, zero);
     double totals[2];
+    if (classes()) {
+        ClassSweep what;
+        what.classes = outputs();
+        what.margin = at.margin_there;
+        what.probability = at.curvature_there;
+        what.totals = totals;
+        sweep_at(what, at.w, out, zero);
+        return {totals[0], totals[1]};
+    }
     RowSweep what;
     what.loss = loss_;
-    what.border = border_;
-    what.y = y_;
-    what.weight = weight_;
-    what.offset = offset_;
-    if (zero) {
-        const std::vector<double> zeros(static_cast<std::size_t>(p_), 0.0);
-        what.v = zeros.data();
-        what.out = out + p_;
-        x_.sweep(what);
-        finish(what.out);
-        ++sweeps_;
-    }
-    what.v = at.w.data();
-    what.out = out;
-    what.totals = totals;
     what.margin = at.margin_there;
     what.second = at.curvature_there;
-    x_.sweep(what);
-    finish(out);
-    return {totals[0], binary_ ? totals[1] : 1.0};
-}
-
-// Margins at 0 are overwritten by those at at.w.
-Glm::Sums DeviceGlm::read_classes(GlmPoint& at, double* out, bool zero) {
-    double totals[2];
-    ClassSweep what;
-    what.classes = outputs();
-    what.border = border_;
-    what.y = y_;
-    what.weight = weight_;
-    what.offset = offset_;
-    what.margin = at.margin_there;
-    what.probability = at.curvature_there;
     what.totals = totals;
-    if (zero) {
-        const std::vector<double> zeros(static_cast<std::size_t>(size()), 0.0);
-        what.v = zeros.data();
-        what.out = out + size();
-        x_.class_sweep(what);
-        finish(what.out);
-        ++sweeps_;
-    }
-    what.v = at.w.data();
-    what.out = out;
-    x_.class_sweep(what);
-    finish(out);
-    return {totals[0], totals[1]};
+    sweep_at(what, at.w, out, zero);
+    return {totals[0], binary_ ? totals[1] : 1.0};
 }
 
 RowLine DeviceGlm::line_of(const GlmPoint& from, const GlmPoint& to, double t) const {
