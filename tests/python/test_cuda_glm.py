@@ -9,6 +9,7 @@ import cuda_arrays
 import glm_reference
 import raphson
 from glm_reference import check_certificate, evaluate, newton
+from interrupts import check_interrupt
 from raphson import fit_glm
 
 device = cuda_arrays.device()
@@ -279,6 +280,13 @@ def test_starts_callbacks_and_limits(rng):
         assert fit(X, y, ridge=1e-4, method="newton_cg", max_iter=1).status == "max_iter"
     with pytest.warns(raphson.ConvergenceWarning, match="precision_floor"):
         assert fit(X, y, ridge=1e-4, tol=1e-19).status == "precision_floor"
+
+
+@pytest.mark.skipif(not device.emulated, reason="a device is done before")
+@pytest.mark.parametrize("family", ["logistic", "multinomial"])
+def test_interrupt(rng, family):
+    X, y = data(rng, family, n=8000, d=40, cond=1e7)
+    check_interrupt(lambda: fit(X, y, family=family, method="newton_cg", tol=1e-300, max_iter=10**6))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -9,6 +9,7 @@ import pytest
 
 import cuda_arrays
 import raphson
+from interrupts import check_interrupt
 from lstsq_reference import backward_error, problem
 from raphson import lstsq
 
@@ -187,6 +188,13 @@ def test_certificates_are_measured():
         _, floor = on_device(a, b, method="sketch", tol=1e-19)
     assert floor.status == "precision_floor"
     assert not floor.converged
+
+
+@pytest.mark.skipif(not device.emulated, reason="a device is done before")
+@pytest.mark.parametrize("method", ["sketch", "fossils", "cg"])
+def test_interrupt(method):
+    a, b, _ = problem(6000, 40, 1e6)
+    check_interrupt(lambda: on_device(a, np.tile(b[:, None], 50), method=method, tol=1e-300))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
