@@ -298,6 +298,7 @@ def test_nan_in_gives_nan_out(rng, bad, method, family):
     with pytest.warns(raphson.ConvergenceWarning, match="breakdown.*NaN or Inf"):
         result = fit(X, y, family=family, ridge=0.1, method=method)
     assert result.status == "breakdown"
+    assert result.method == method or method == "auto" != result.method
     assert not result.converged
     assert np.isnan(parameters(result)).all()
     assert np.isnan([result.objective, result.gradient_norm, result.deviance]).all()

@@ -34,6 +34,7 @@ class GlmFit {
 public:
     GlmFit(Glm& glm, const GlmOptions& options) : glm_(glm), options_(options) {}
     GlmSolution run();
+    GlmMethod method() const { return solution_.method; }  // the one that runs
 
 private:
     GlmMethod choose() const;

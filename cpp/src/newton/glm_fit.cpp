@@ -265,15 +265,16 @@ GlmSolution fit_glm(const RowSource& x, const GlmData& data, const GlmOptions& o
 
 GlmSolution fit_glm_on_device(CudaRows& x, const GlmData& data, const GlmOptions& options) {
     DeviceGlm glm(x, data, options);
+    GlmFit fit(glm, options);
     try {
-        GlmSolution solution = GlmFit(glm, options).run();
+        GlmSolution solution = fit.run();
         if (no_minimiser(glm.rows(), data, options)) solution.status = Status::infeasible;
         return solution;
     } catch (const NotFinite&) {
         GlmSolution solution;
         solution.coef.assign(static_cast<std::size_t>(glm.size()), std::numeric_limits<double>::quiet_NaN());
         solution.status = Status::breakdown;
-        solution.method = options.method;
+        solution.method = fit.method();
         solution.objective = solution.gradient_norm = solution.deviance = std::numeric_limits<double>::quiet_NaN();
         solution.sweeps = glm.sweeps();
         return solution;

@@ -136,7 +136,8 @@ __global__ void __launch_bounds__(class_threads) class_border_kernel(const Class
 __global__ void __launch_bounds__(class_threads) class_line_kernel(const RowLine what, int64_t n, int64_t k, double* parts) {
     __shared__ double room[class_threads / 32];
     double loss = 0, slope = 0;
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * class_threads + threadIdx.x; i < n; i += static_cast<int64_t>(gridDim.x) * class_threads) {
+    const int64_t threads = static_cast<int64_t>(gridDim.x) * class_threads;
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * class_threads + threadIdx.x; i < n; i += threads) {
         const double weight = what.weight != nullptr ? what.weight[i] : 1.0;
         if (!(weight > 0)) continue;
         const double* const from = what.from + i * k;
@@ -272,7 +273,8 @@ void class_sweep(const DenseRows& a, const ClassSweep& what, Scratch& scratch, c
         class_combine(rows, work, parts + first / work.panel * size, scratch);
     });
     add_parts(class_name, parts, panels, size, StoreScaled<double>{what.out, size, size, 1.0}, place);
-    if (what.y != nullptr) add_parts(class_name, sums, blocks, class_sums, StoreScaled<double>{what.totals, class_sums, class_sums, 1.0}, place);
+    if (what.y == nullptr) return;
+    add_parts(class_name, sums, blocks, class_sums, StoreScaled<double>{what.totals, class_sums, class_sums, 1.0}, place);
 }
 
 void class_means(const DenseRows& a, const ClassSweep& what, bool probabilities, Scratch& scratch, const ClassLimits& limits) {
@@ -295,7 +297,8 @@ void class_line(const RowLine& what, int64_t n, int64_t k, double* totals, Scrat
     add_parts(class_name, parts, blocks, class_sums, StoreScaled<double>{totals, class_sums, class_sums, 1.0}, scratch.place());
 }
 
-void class_roots(const double* weight, const double* probability, int64_t n, int64_t k, int64_t c, int64_t e, double* root, CudaPlace place) {
+void class_roots(const double* weight, const double* probability, int64_t n, int64_t k, int64_t c, int64_t e, double* root,
+                 CudaPlace place) {
     launch(class_name, place, class_grid(n), class_roots_kernel, weight, probability, n, k, c, e, root);
 }
 

@@ -76,6 +76,7 @@ struct ClassLimits {
 void class_sweep(const DenseRows& a, const ClassSweep& what, Scratch& scratch, const ClassLimits& limits = {});
 void class_means(const DenseRows& a, const ClassSweep& what, bool probabilities, Scratch& scratch, const ClassLimits& limits = {});
 void class_line(const RowLine& what, int64_t n, int64_t k, double* totals, Scratch& scratch);
-void class_roots(const double* weight, const double* probability, int64_t n, int64_t k, int64_t c, int64_t e, double* root, CudaPlace place);
+void class_roots(const double* weight, const double* probability, int64_t n, int64_t k, int64_t c, int64_t e, double* root,
+                 CudaPlace place);
 
 }  // namespace raphson::cuda

@@ -62,7 +62,8 @@ __global__ void __launch_bounds__(row_threads) roots_kernel(const double* weight
 }
 
 template <class T>
-__global__ void __launch_bounds__(row_threads) pick_kernel(const T* a, int64_t ld, int64_t cols, const int64_t* rows, int64_t count, T* to) {
+__global__ void __launch_bounds__(row_threads) pick_kernel(const T* a, int64_t ld, int64_t cols, const int64_t* rows, int64_t count,
+                                                           T* to) {
     const int64_t k = thread_of_all();
     if (k < count * cols) to[k] = a[rows[k / cols] * ld + k % cols];
 }
@@ -276,7 +277,9 @@ private:
         there.v = v;
         return there;
     }
-    void put(const double* from, double* to, int64_t count) const { write(from, to, static_cast<std::size_t>(count) * sizeof(double), place_); }
+    void put(const double* from, double* to, int64_t count) const {
+        write(from, to, static_cast<std::size_t>(count) * sizeof(double), place_);
+    }
     void get(double* from, double* to, int64_t count) const { read(contiguous(from, DType::float64, 1, count), to, place_); }
 
     void sketch_to_host(const RowSketch& s, const DenseRows& a, double* out, Scratch& scratch) const {

@@ -31,6 +31,12 @@ double dot(const std::vector<double>& x, const std::vector<double>& y) {
     return sum;
 }
 
+// Rows a column up to which QR of A is taken.
+LstsqMethod direct_or_sketch(const RowSource& a, int64_t factor) {
+    const double flops = 2.0 * static_cast<double>(a.rows) * static_cast<double>(a.cols) * static_cast<double>(a.cols);
+    return a.rows <= factor * a.cols || flops <= direct_flops ? LstsqMethod::direct : LstsqMethod::sketch;
+}
+
 // One problem under way. In y = M⁻¹x, M = R⁻¹ or V Σ⁻¹, the columns of A are nearly orthonormal.
 class Solver {
 public:
@@ -88,8 +94,7 @@ void Solver::check_range() const {
 LstsqMethod Solver::choose() const {
     const bool sparse = a_.whole != nullptr && a_.whole->starts != nullptr;
     if (sparse && n_ > widest_sparse) return LstsqMethod::cg;
-    const double flops = 2.0 * static_cast<double>(a_.rows) * static_cast<double>(n_) * static_cast<double>(n_);
-    return a_.rows <= direct_factor * n_ || flops <= direct_flops ? LstsqMethod::direct : LstsqMethod::sketch;
+    return direct_or_sketch(a_, direct_factor);
 }
 
 LstsqResult Solver::run() {
@@ -427,12 +432,9 @@ LstsqResult lstsq_on_device(CudaRows& a, const CudaView& b, DType precision, con
     check(options);
     const RowSource visits = visiting_rows(a);
     const DeviceLstsqRows passes(a, b);
-    const double size = passes.largest(), flops = 2.0 * static_cast<double>(visits.rows) * static_cast<double>(visits.cols) * static_cast<double>(visits.cols);
+    const double size = passes.largest();
     LstsqOptions there = options;
-    if (options.method == LstsqMethod::automatic) {
-        const bool small = visits.rows <= device_direct_factor * visits.cols || flops <= direct_flops;
-        there.method = small ? LstsqMethod::direct : LstsqMethod::sketch;
-    }
+    if (options.method == LstsqMethod::automatic) there.method = direct_or_sketch(visits, device_direct_factor);
     const bool visit = there.method == LstsqMethod::direct || (there.method != LstsqMethod::cg && visits.rows < 2 * visits.cols);
     try {
         if (!std::isfinite(size)) throw NotFinite("lstsq: b has NaN or Inf");
