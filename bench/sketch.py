@@ -54,10 +54,10 @@ def measure(m: int, d: int, threads: int, rounds: int, peer: bool) -> list[Row]:
     contenders: list[tuple[str, int, float | None, Callable[[], Any]]] = []
     for rows in (4 * d, 10 * d):
         for nnz in (1, 4, 8):
-            sketch, out = SparseSign(rows, m, nnz=nnz), np.empty((rows, d))
+            sketch = SparseSign(rows, m, nnz=nnz)
             name = f"SparseSign nnz {nnz}" if nnz > 1 else "CountSketch"
             reach = REACH.get(nnz) if rows == 4 * d else None
-            contenders.append((name, rows, reach, lambda s=sketch, o=out: s.apply(a, out=o)))  # type: ignore[misc]
+            contenders.append((name, rows, reach, lambda s=sketch: s @ a))  # type: ignore[misc]
     sketch = SparseSign(4 * d, m, nnz=4)
     contenders.append(("SparseSign nnz 4, weighted", 4 * d, None, lambda: sketch.apply(a, weights=w)))
     rows_of = tall(a, "bench", "A", m).core

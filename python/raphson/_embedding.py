@@ -21,6 +21,13 @@ Doubles = npt.NDArray[np.float64]
 ROWS_AT_A_TIME = 1 << 22  # entries of a dense embedding that exist at a time
 
 
+def _check_finite(values: npt.NDArray[Any], function: str, name: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = values.sum()  # half the price of asking every number
+    if not np.isfinite(total) and not np.isfinite(values).all():
+        raise ValueError(f"{function}: {name} has NaN or Inf")
+
+
 class Embedding:
     """A random matrix S (rows, cols) with E[SᵀS] = I. Subclasses say what its entries are."""
 
@@ -89,7 +96,8 @@ class Embedding:
         Raises
         ------
         ValueError
-            Shapes that do not fit, blocks that do not add up to cols rows, weights with NaN or Inf.
+            Shapes that do not fit, blocks that do not add up to cols rows, NaN or Inf in weights or A (looked for in the
+            sums, which spares a read: sums that overflow are refused as well, rows that S does not take are not seen).
         TypeError
             Integer or complex data.
         """
@@ -126,11 +134,11 @@ class Embedding:
         view = _core._as_numpy(given, function, "weights")
         if view.shape != (self._cols,):
             raise ValueError(f"{function}: weights must have shape ({self._cols},), got {view.shape}")
-        if not np.isfinite(view).all():
-            raise ValueError(f"{function}: weights has NaN or Inf")
+        _check_finite(view, function, "weights")
         return np.ascontiguousarray(view, dtype=np.float64)
 
     def _finish(self, sums: Doubles, dtype: Any, like: Any, out: Any, function: str) -> Any:
+        _check_finite(sums, function, "A")
         if out is None:
             return _back(sums, None if like is None or _core._is_numpy(like) else like, dtype.name)
         target = np.asarray(out)
@@ -168,6 +176,7 @@ class Embedding:
             raise TypeError(f"{function}: A must be float64 or float32, got {A.dtype}")
         if out is not None:
             raise ValueError(f"{function}: out is not for SciPy matrices")
+        _check_finite(A.data, function, "A")
         return self._times_sparse(A, w).astype(A.dtype)
 
     def _times_sparse(self, A: Any, w: Doubles | None) -> Any:
@@ -187,6 +196,7 @@ class Embedding:
         view = self._rows_of(B, function)
         if view.shape[0] != self._rows:
             raise ValueError(f"{function}: B must have {self._rows} rows, got shape {view.shape}")
+        _check_finite(view, function, "B")
         out = np.empty((self._cols, math.prod(view.shape[1:])), view.dtype)
         self._adjoint(view.reshape(self._rows, -1), out)
         return _back(out.reshape(self._cols, *view.shape[1:]), None if _core._is_numpy(B) else B, view.dtype.name)

@@ -312,6 +312,27 @@ TEST_CASE_TEMPLATE("cuda rows: sketches and their Gram matrices", T, double, flo
             std::vector<double> diagonal(static_cast<std::size_t>(p), NAN);
             rows->squares(rows->vector(root.data(), n), border, diagonal.data());
             for (int64_t i = 0; i < p; ++i) CHECK(std::fabs(diagonal[i] - got[i * p + i]) <= 1e-12 * diagonal[i]);
+            for (const int64_t apart : {1, 3, 400}) {
+                std::vector<double> thinned(got.size(), NAN), none(got.size(), NAN);
+                const double share = rows->thinned_gram(rows->vector(root.data(), n), border, apart, thinned.data());
+                auto some = root, rest = root;
+                double part = 0, all = 0;
+                for (int64_t i = 0; i < n; ++i) {
+                    all += root[i] * root[i];
+                    if (i % apart == 0) part += root[i] * root[i];
+                    (i % apart == 0 ? rest : some)[i] = 0;
+                }
+                if (part == 0) {  // row 0 weighs nothing
+                    CHECK(share == 1);
+                    CHECK(same_bits(thinned, got));
+                    continue;
+                }
+                CHECK(std::fabs(share - part / all) <= 1e-14);
+                std::vector<double> expected(got.size(), NAN);
+                rows->gram(rows->vector(some.data(), n), border, expected.data());
+                for (int64_t i = 0; i < p * p; ++i) CHECK(std::fabs(thinned[i] - expected[i]) <= 1e-12 * (1 + std::fabs(expected[i])));
+                CHECK(rows->thinned_gram(rows->vector(rest.data(), n), border, apart, none.data()) == 1);
+            }
         }
     }
 }

@@ -76,7 +76,7 @@ def test_long_data_start_from_a_sample(method, cond):
     slope = np.append(X.T @ r / 30000 + 1e-8 * result.coef, r.mean())
     r0 = 0.5 - y
     assert np.linalg.norm(slope) <= 1.01e-8 * np.linalg.norm(np.append(X.T @ r0 / 30000, r0.mean()))
-    assert result.sweeps < 40
+    assert result.sweeps <= (12 if method == "quasi_newton" else 40)
     assert result.history["gradient_norm"][0] < 0.5  # the sample's minimiser, not 0
 
 

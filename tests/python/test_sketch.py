@@ -7,9 +7,10 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import raphson
-from raphson.sketch import CountSketch, SparseSign
+from raphson.sketch import SRHT, CountSketch, Gaussian, SparseSign
 from reference import philox4x32
 
 STREAM = 0x53534B31
@@ -168,6 +169,28 @@ def test_threads_do_not_matter(threads, rng):
 def test_bad_parameters(arguments, message):
     with pytest.raises(ValueError, match=message):
         SparseSign(**{"nnz": 1, **arguments})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [SparseSign, CountSketch, Gaussian, SRHT])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_nan_and_inf_are_refused_and_out_is_left_alone(kind, bad, dtype):
+    sketch = kind(16, 40)
+    a, b, out = np.ones((40, 3), dtype), np.ones((16, 3), dtype), np.full((16, 3), 7, dtype)
+    a[17, 1] = b[2, 0] = bad
+    with pytest.raises(ValueError, match="A has NaN"):
+        sketch.apply(a, out=out)
+    assert (out == 7).all()
+    with pytest.raises(ValueError, match="A has NaN"):
+        sketch @ scipy.sparse.csr_array(a)
+    with pytest.raises(ValueError, match="A has NaN"):
+        sketch.apply(lambda: iter([a[:9], a[9:]]))
+    with pytest.raises(ValueError, match="B has NaN"):
+        sketch.adjoint(b)
+
+
+def test_finite_weights_whose_sum_overflows():
+    assert np.isfinite(SparseSign(5, 9, nnz=2).apply(np.full((9, 3), 1e-20), weights=np.full(9, 1e308))).all()
 
 
 def test_bad_data():

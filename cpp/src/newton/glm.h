@@ -55,10 +55,12 @@ public:
     // out = ∇² s in one read.
     void hessian(const GlmPoint& at, const double* s, double* out);
     // The block Xᵀ diag(h) X that stands for the Hessian's for every output, times Σ weight: its diagonal, all of it, or that
-    // of a sketch of √h X.
+    // of a sketch of √h X; or all of it from every so many-th row, which gives the share of Σh that is in those (1, and all
+    // rows, if that is none).
     virtual void squares(const GlmPoint& at, double* diagonal) = 0;
     virtual void gram(const GlmPoint& at, double* gram) = 0;
     virtual void sketched_gram(const GlmPoint& at, const RowSketch& s, double* gram) = 0;
+    virtual double thinned_gram(const GlmPoint& at, std::int64_t apart, double* gram) = 0;  // dense rows in memory
     // The Hessian times Σ weight: all blocks, symmetric.
     std::vector<double> information(const GlmPoint& at);
     virtual double deviance(const GlmPoint& at) const = 0;
@@ -109,6 +111,7 @@ public:
     void squares(const GlmPoint& at, double* diagonal) override;
     void gram(const GlmPoint& at, double* gram) override;
     void sketched_gram(const GlmPoint& at, const RowSketch& s, double* gram) override;
+    double thinned_gram(const GlmPoint& at, std::int64_t apart, double* gram) override;
     double deviance(const GlmPoint& at) const override;
 
 private:
@@ -137,6 +140,7 @@ public:
     void squares(const GlmPoint& at, double* diagonal) override;
     void gram(const GlmPoint& at, double* gram) override;
     void sketched_gram(const GlmPoint& at, const RowSketch& s, double* gram) override;
+    double thinned_gram(const GlmPoint& at, std::int64_t apart, double* gram) override;
     double deviance(const GlmPoint& at) const override;
 
 private:

@@ -158,6 +158,11 @@ void DeviceGlm::sketched_gram(const GlmPoint& at, const RowSketch& s, double* gr
     ++sweeps_;
 }
 
+double DeviceGlm::thinned_gram(const GlmPoint& at, int64_t apart, double* gram) {
+    ++sweeps_;
+    return x_.thinned_gram(roots(at), border_, apart, gram);
+}
+
 void DeviceGlm::block(const GlmPoint& at, int64_t c, int64_t e, double* gram) {
     x_.gram(outputs_ > 1 ? roots_between(at, c, e) : roots(at), border_, gram);
     for (int64_t i = 0; c != e && i < p_ * p_; ++i) gram[i] = -gram[i];

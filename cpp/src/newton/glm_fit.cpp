@@ -16,6 +16,7 @@ using Vector = std::vector<double>;
 constexpr int64_t widest_block = 4096;    // columns whose Hessian is factored
 constexpr int64_t gram_factor = 60;       // up to so many rows a column, the exact Hessian is as cheap as a sample's
 constexpr int64_t sample_factor = 40;     // rows of a sample a column
+constexpr int64_t start_factor = 5;       // rows of the sample's own metric a column
 constexpr double small_newton = 6e8;      // flops of an exact Hessian and its factor, up to which Newton's method is the best
 constexpr double start_tolerance = 3e-2;  // of the fit to the sample that gives the start
 
@@ -115,8 +116,8 @@ void GlmFit::start_from_sample() {
     }
     GlmFit part(*sample->model, options);
     part.solution_.method = GlmMethod::quasi_newton;
-    part.kind_ = GlmMetric::Kind::sketch;
-    part.sketch_rows_ = 4 * glm_.p();
+    part.kind_ = GlmMetric::Kind::thinned;
+    part.sketch_rows_ = start_factor * glm_.p();
     part.begin();
     if (!part.record()) part.quasi_newton();
     if (part.at_.separated) {  // a sample may be separable where the whole is not: its coefficients mean nothing
@@ -130,7 +131,7 @@ void GlmFit::start_from_sample() {
 void GlmFit::refresh() {
     if (refreshes_ >= most_refreshes) return;
     ++refreshes_;
-    if (kind_ == GlmMetric::Kind::sample) kind_ = GlmMetric::Kind::sketch;  // rows picked evenly have missed the ones that matter
+    if (kind_ == GlmMetric::Kind::sample || kind_ == GlmMetric::Kind::thinned) kind_ = GlmMetric::Kind::sketch;  // rows picked evenly have missed the ones that matter
     sketch_rows_ = std::min(std::max(2 * sketch_rows_, fit_sketch_factor * glm_.p()), glm_.rows());
     metric_.build(glm_, at_, kind_, sketch_rows_, options_.seed + static_cast<std::uint64_t>(refreshes_));
 }

@@ -206,6 +206,24 @@ void HostGlm::sketched_gram(const GlmPoint& at, const RowSketch& how, double* gr
     weighted_gram(RowSource::of(tall), nullptr, 0, gram);
 }
 
+double HostGlm::thinned_gram(const GlmPoint& at, int64_t apart, double* gram) {
+    const std::vector<double> h = block_weights(at);
+    RowBlock thin = *x_.whole;
+    thin.rows = (thin.rows + apart - 1) / apart;
+    thin.stride *= apart;
+    std::vector<double> picked(static_cast<std::size_t>(thin.rows));
+    double part = 0, all = 0;
+    for (int64_t i = 0; i < thin.rows; ++i) part += picked[i] = h[i * apart];
+    for (const double value : h) all += value;
+    ++sweeps_;
+    if (!(part > 0)) {
+        weighted_gram(x_, h.data(), border_, gram);
+        return 1;
+    }
+    weighted_gram(RowSource::of(thin), picked.data(), border_, gram);
+    return part / all;
+}
+
 void HostGlm::block(const GlmPoint& at, int64_t c, int64_t e, double* gram) {
     const int64_t k = outputs_;
     std::vector<double> h(static_cast<std::size_t>(n_));

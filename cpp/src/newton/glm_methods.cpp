@@ -74,7 +74,7 @@ void GlmFit::conjugate_gradients() {
 void GlmFit::quasi_newton() {
     struct Pair {
         Vector s, y;
-        double rho;
+        double rho, log_scale;  // 1/sᵀy, and of sᵀy / yᵀM⁻¹y
     };
     std::deque<Pair> pairs;
     int since = 0;
@@ -86,13 +86,11 @@ void GlmFit::quasi_newton() {
             for (std::size_t j = 0; j < q.size(); ++j) q[j] -= alpha[i] * pairs[i].y[j];
         }
         metric_.solve(q);
-        if (!pairs.empty()) {
-            Vector my = pairs.back().y;
-            metric_.solve(my);
-            const double inside = inner(pairs.back().y, my);
-            if (inside > 0) {
-                for (double& v : q) v /= pairs.back().rho * inside;
-            }
+        if (!pairs.empty()) {  // the newest pair's scale alone swings between the ends of the spectrum from step to step
+            double sum = 0;
+            for (const Pair& pair : pairs) sum += pair.log_scale;
+            const double scale = std::exp(sum / static_cast<double>(pairs.size()));
+            for (double& v : q) v *= scale;
         }
         for (std::size_t i = 0; i < pairs.size(); ++i) {
             const double beta = pairs[i].rho * inner(pairs[i].y, q);
@@ -116,14 +114,17 @@ void GlmFit::quasi_newton() {
             return;
         }
         if (record()) return;
-        Pair pair{at_.w, at_.gradient, 0};
+        Pair pair{at_.w, at_.gradient, 0, 0};
         for (std::size_t j = 0; j < from.size(); ++j) {
             pair.s[j] -= from[j];
             pair.y[j] -= slope[j];
         }
-        const double curvature = inner(pair.s, pair.y);
-        if (curvature > 0 && std::isfinite(1 / curvature)) {
+        Vector my = pair.y;
+        metric_.solve(my);
+        const double curvature = inner(pair.s, pair.y), inside = inner(pair.y, my);
+        if (curvature > 0 && inside > 0 && std::isfinite(1 / curvature) && std::isfinite(1 / inside)) {
             pair.rho = 1 / curvature;
+            pair.log_scale = std::log(curvature / inside);
             pairs.push_back(std::move(pair));
             if (pairs.size() > memory) pairs.pop_front();
         }

@@ -27,13 +27,16 @@ void GlmMetric::build(Glm& glm, const GlmPoint& at, Kind kind, int64_t rows, std
     }
     width_ = p;
     factor_.assign(static_cast<std::size_t>(p * p), 0.0);
+    double share = 1;  // of the curvature
     if (kind == Kind::exact) {
         glm.gram(at, factor_.data());
+    } else if (kind == Kind::thinned) {
+        share = glm.thinned_gram(at, std::max<int64_t>(1, glm.rows() / rows), factor_.data());
     } else {
         rows = std::min(rows, glm.rows());
         glm.sketched_gram(at, {rows, static_cast<int>(std::min<int64_t>(sketch_nnz, rows)), seed}, factor_.data());
     }
-    finish(glm, 1 / glm.total(), true);
+    finish(glm, 1 / (share * glm.total()), true);
 }
 
 void GlmMetric::build_coupled(Glm& glm, const GlmPoint& at) {

@@ -11,9 +11,10 @@ namespace raphson {
 // One block that serves every output, a diagonal, or all of it.
 class GlmMetric {
 public:
-    enum class Kind { diagonal, exact, sample, sketch };
+    enum class Kind { diagonal, exact, sample, thinned, sketch };
 
-    // From all rows at a point; a sketch has `rows` rows.
+    // At a point, from all rows, or from about `rows` of them evenly spaced (thinned: dense, in memory), or from a sketch
+    // that has `rows` rows.
     void build(Glm& glm, const GlmPoint& at, Kind kind, std::int64_t rows, std::uint64_t seed);
     // The whole Hessian of a multinomial model.
     void build_coupled(Glm& glm, const GlmPoint& at);

@@ -195,6 +195,21 @@ public:
         }
         gram_to_host({sketched, DType::float64, s.rows, p, p}, nullptr, 0, out, scratch);
     }
+    double thinned_gram(const double* root, int border, int64_t apart, double* out) override {
+        const DeviceGuard guard(place_.device);
+        Scratch scratch(place_);
+        const DenseRows thin{a_.data, a_.type, ceil_div(a_.rows, apart), a_.cols, a_.ld * apart};
+        auto* const picked = scratch.take_array<double>(thin.rows);
+        auto* const weights = scratch.take_array<double>(2);
+        copy({const_cast<double*>(root), DType::float64, thin.rows, 1, apart, 1}, contiguous(picked, DType::float64, thin.rows, 1), place_);
+        column_squares({nullptr, DType::float64, thin.rows, 0, 0}, picked, 1, weights, scratch);  // of the ones alone
+        column_squares({nullptr, DType::float64, a_.rows, 0, 0}, root, 1, weights + 1, scratch);
+        double sums[2];
+        get(weights, sums, 2);
+        const bool some = sums[0] > 0;
+        gram_to_host(some ? thin : a_, some ? picked : root, border, out, scratch);
+        return some ? sums[0] / sums[1] : 1.0;
+    }
     void squares(const double* root, int border, double* out) override {
         const DeviceGuard guard(place_.device);
         Scratch scratch(place_);

@@ -94,6 +94,9 @@ public:
     virtual void gram(const double* root, int border, double* out) = 0;
     virtual void sketched_gram(const RowSketch& s, const double* root, int border, double* out) = 0;
     virtual void squares(const double* root, int border, double* out) = 0;
+    // The Gram matrix of the rows 0, apart, 2·apart, … and the share of Σ root² that is theirs; of all rows, and 1, if that is
+    // none.
+    virtual double thinned_gram(const double* root, int border, std::int64_t apart, double* out) = 0;
 
     // The multinomial family: vectors are rows × classes. v, out and totals are the host's. A line's loss is not looked at.
     virtual void class_sweep(const ClassSweep& what) = 0;

@@ -10,7 +10,10 @@ RAPHSON_ISA_BEGIN
 namespace {
 
 constexpr int wide = Vec<double>::width;
-constexpr std::int64_t rows_ahead = 24;  // far enough for memory to answer
+constexpr std::int64_t line = 64;  // bytes of the cache
+// A piece of a row is asked for twice: early, for memory to answer, into the second-level cache; and once more just before
+// it is needed, for the first level holds few requests at a time, and sums must pass between the two all the while.
+constexpr std::int64_t rows_far = 64, rows_near = 4;
 
 void places(std::uint64_t seed, std::uint32_t stream, std::int64_t first, std::int64_t n, std::int64_t rows, int nnz, std::uint32_t* place) {
     Numbers c;
@@ -65,9 +68,14 @@ RAPHSON_FORCE_INLINE void scatter_part(const ScatterTile& t, const T* a, const s
 template <class T>
 void scatter_typed(const ScatterTile& t) {
     const T* a = static_cast<const T*>(t.a);
+    const std::int64_t bytes = t.columns * static_cast<std::int64_t>(sizeof(T));
     for (std::int64_t i = 0; i < t.rows; ++i, a += t.stride) {
-        const T* later = a + rows_ahead * t.stride;
-        for (std::int64_t j = 0; j < t.columns; j += static_cast<std::int64_t>(64 / sizeof(T))) prefetch(later + j);
+        const char* const far = reinterpret_cast<const char*>(a + rows_far * t.stride);
+        const char* const near = reinterpret_cast<const char*>(a + rows_near * t.stride);
+        for (std::int64_t j = 0; j < bytes; j += line) prefetch_far(far + j);
+        prefetch_far(far + bytes - 1);  // pieces need not begin where lines do
+        for (std::int64_t j = 0; j < bytes; j += line) prefetch(near + j);
+        prefetch(near + bytes - 1);
         const double weight = t.weights != nullptr ? t.scale * t.weights[i] : t.scale;
         const std::uint32_t* place = t.place + i * t.nnz;
         std::int64_t column = 0;
@@ -89,13 +97,13 @@ void add_group(const RowSum& s, std::int64_t first) {
         next[r] = static_cast<const T*>(s.a) + s.row[std::min(first + R + r, s.count - 1)] * s.stride;
         factor[r] = splat(s.factor[first + r]);
     }
-    constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(T));
+    constexpr std::int64_t numbers = line / static_cast<std::int64_t>(sizeof(T));
     std::int64_t j = 0;
     for (; j + wide <= s.columns; j += wide) {
         Vec<double> sum = load(s.sum + j);
         RAPHSON_UNROLL
         for (int r = 0; r < R; ++r) {
-            if (j % line == 0) prefetch(next[r] + j);
+            if (j % numbers == 0) prefetch_far(next[r] + j);
             sum = fma(load_wide(row[r] + j), factor[r], sum);
         }
         store(s.sum + j, sum);
