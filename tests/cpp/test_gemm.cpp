@@ -174,6 +174,39 @@ TEST_CASE_TEMPLATE("gemm: gram", T, double, float, bfloat16) {
     }
 }
 
+constexpr std::int64_t few_vectors[] = {1, 3, 7, 8, 9, 16, 23, 25, 41, 64, 256};
+
+// The calling thread's own: what lies beyond m, up to narrow_unit, is its to write.
+TEST_CASE("gemm: gram of few vectors onto the lower triangle") {
+    for (const Named& isa : tables()) {
+        for (const std::int64_t m : few_vectors) {
+            for (const std::int64_t k : {1, 5, 128, 300}) {
+                CAPTURE(isa.isa);
+                CAPTURE(m);
+                CAPTURE(k);
+                const std::int64_t padded = (m + narrow_unit - 1) / narrow_unit * narrow_unit;
+                Guarded<double> x(m, k, 3), c(padded, padded, 5);
+                x.fill({7});
+                c.fill({8});
+                std::vector<double> before(c.all);
+                c.remember();
+                isa.gemm->narrow_gram(m, k, x.data(), x.ld, c.data(), c.ld);
+                CHECK(c.outside_untouched());
+                for (std::int64_t i = 0; i < m; ++i) {
+                    for (std::int64_t j = 0; j <= i; ++j) {
+                        double sum = before[static_cast<std::size_t>(c.margin + i * c.ld + j)], size = std::fabs(sum);
+                        for (std::int64_t p = 0; p < k; ++p) {
+                            sum += x.get(i, p) * x.get(j, p);
+                            size += std::fabs(x.get(i, p) * x.get(j, p));
+                        }
+                        CHECK(std::fabs(c.get(i, j) - sum) <= 2e-16 * static_cast<double>(k + 2) * size);
+                    }
+                }
+            }
+        }
+    }
+}
+
 TEST_CASE_TEMPLATE("gemm: gram onto a matrix, float32 widened", X, double, float) {
     for (const Named& isa : tables()) {
         int turn = 0;
@@ -189,6 +222,14 @@ TEST_CASE_TEMPLATE("gemm: gram onto a matrix, float32 widened", X, double, float
         }
         for (Case t : {Case{300, 300, 900}, Case{129, 129, 3001}, Case{600, 600, 9000}, Case{5, 5, 0}}) {
             t.beta = 1;
+            check_gram_onto<X>(isa, t);
+        }
+        for (const std::int64_t m : few_vectors) {  // cut along k
+            Case t{m, m, m % 2 == 0 ? 8192 : 12345};
+            t.alpha = 0.75;
+            t.beta = m % 3 == 0 ? 0.0 : 1.5;
+            t.pad_a = m % 5;
+            t.pad_c = m % 4;
             check_gram_onto<X>(isa, t);
         }
     }
@@ -230,6 +271,7 @@ TEST_CASE_TEMPLATE("gemm: weighted products of columns onto a matrix, float32 wi
         check(300, 900, true);
         check(129, 3001, true);
         check(600, 9000, false);
+        for (const std::int64_t n : few_vectors) check(n, 8192 + n, turn % 2 == 0);  // cut along k
         check(5, 0, true);
         check(0, 5, true);
     }
@@ -306,7 +348,7 @@ TEST_CASE_TEMPLATE("gemm: the number of threads changes no bit", T, double, floa
     const int threads_before = get_num_threads();
     for (const Named& isa : tables()) {
         const auto f = functions<T>(*isa.gemm);
-        for (const Case& t : {Case{128, 128, 128}, Case{200, 333, 150}, Case{500, 410, 777}, Case{300, 300, 9000}}) {
+        for (const Case& t : {Case{128, 128, 128}, Case{200, 333, 150}, Case{500, 410, 777}, Case{300, 300, 9000}, Case{40, 30, 17000}}) {
             Guarded<T> a(t.m, t.k, 1), b(t.k, t.n, 0), s(t.n, t.n, 2);
             a.fill({9});
             b.fill({10});

@@ -231,30 +231,6 @@ TEST_CASE("ihvp: passes of every instruction set, any width and number of rows")
     }
 }
 
-TEST_CASE("ihvp: syrk of every instruction set") {
-    const BuiltTables built = built_tables();
-    for (int t = 0; t < built.count; ++t) {
-        if (!built.first[t].runs_here) continue;
-        for (const std::int64_t m : {1, 3, 4, 8, 13, 20}) {
-            for (const std::int64_t width : {1, 9, 256, 300}) {
-                const std::int64_t ld = width + 8;
-                const auto x = numbers(static_cast<std::size_t>(m * ld), 7);
-                std::vector<double> c(static_cast<std::size_t>(m * m), 1.0);
-                built.first[t].table->ihvp.syrk(x.data(), ld, m, width, c.data());
-                for (std::int64_t i = 0; i < m; ++i) {
-                    for (std::int64_t j = 0; j <= i; ++j) {
-                        Real expected = 1;
-                        for (std::int64_t k = 0; k < width; ++k) {
-                            expected += static_cast<Real>(x[static_cast<std::size_t>(i * ld + k)]) * x[static_cast<std::size_t>(j * ld + k)];
-                        }
-                        CHECK(c[static_cast<std::size_t>(i * m + j)] == doctest::Approx(static_cast<double>(expected)).epsilon(1e-12));
-                    }
-                }
-            }
-        }
-    }
-}
-
 TEST_CASE("ihvp: every float16 widens and narrows to itself, ties go to even") {
     const BuiltTables built = built_tables();
     for (int t = 0; t < built.count; ++t) {

@@ -7,6 +7,7 @@
 #include "common/workspace.h"
 #include "raphson/runtime.h"
 #include "deep.h"
+#include "narrow.h"
 #include "panel_kernel.h"
 #include "tile.h"
 #include "tiny.h"
@@ -319,6 +320,10 @@ void product(std::int64_t m, std::int64_t n, std::int64_t k, typename F::Sum alp
 template <class F>
 void gram_onto(std::int64_t m, std::int64_t k, typename F::Sum alpha, const typename F::Store* x, std::int64_t ldx,
                typename F::Sum beta, typename F::Out* c, std::int64_t ldc) {
+    if constexpr (std::is_same_v<typename F::Out, double>) {
+        NarrowJob<F> narrow{m, k, x, ldx, false, nullptr, nullptr};
+        if (narrow.pays()) return run_narrow(narrow, alpha, beta, c, ldc);
+    }
     Job<F> job(m, m, k, alpha, x, ldx, x, ldx, beta, c, ldc, c, ldc);
     job.symmetric = job.b_is_a_transposed = true;
     run(job);
@@ -334,6 +339,8 @@ template <class F>
 void columns_onto(std::int64_t n, std::int64_t k, const typename F::Store* x, std::int64_t ldx,
                   const typename F::Sum* weights, typename F::Out* c, std::int64_t ldc) {
     if (n == 0 || k == 0) return;
+    NarrowJob<F> narrow{n, k, x, ldx, true, weights, nullptr};
+    if (narrow.pays()) return run_narrow(narrow, 1, 1, c, ldc);
     Job<F> job(n, n, k, 1, x, ldx, x, ldx, 1, c, ldc, c, ldc);
     job.symmetric = job.a_is_b_transposed = true;
     job.weights = weights;
@@ -359,6 +366,7 @@ const GemmTable gemm_table{{product<Plain<double>>, gram<Plain<double>>, symmetr
                            gram_onto<Plain<double>>,
                            gram_onto<Widened>,
                            columns_onto<Plain<double>>,
-                           columns_onto<Widened>};
+                           columns_onto<Widened>,
+                           narrow_gram<Plain<double>>};
 
 RAPHSON_ISA_END

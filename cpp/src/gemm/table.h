@@ -37,6 +37,13 @@ struct GemmTable {
                          double* c, std::int64_t ldc);
     void (*columns_widened_onto)(std::int64_t n, std::int64_t k, const float* x, std::int64_t ldx,
                                  const double* weights, double* c, std::int64_t ldc);
+    // C (m×m) += X Xᵀ of X (m×k), m up to some 500, on the calling thread. On and below the diagonal; C has m rounded up
+    // to narrow_unit rows and columns.
+    void (*narrow_gram)(std::int64_t m, std::int64_t k, const double* x, std::int64_t ldx, double* c, std::int64_t ldc);
 };
+
+constexpr std::int64_t narrow_unit = 8;
+// Up to so many vectors a Gram matrix in float64 is cut along k, of which it wants much at a time.
+constexpr std::int64_t narrow_size = 256;
 
 }  // namespace raphson

@@ -9,6 +9,5 @@ RAPHSON_ISA_BEGIN
 
 void factor_forward(double* factor, std::int64_t capacity, std::int64_t head, std::int64_t n, double* v, double* b);
 void factor_backward(const double* factor, std::int64_t capacity, std::int64_t head, std::int64_t n, double* b);
-void syrk(const double* x, std::int64_t ldx, std::int64_t m, std::int64_t width, double* c);
 
 RAPHSON_ISA_END

@@ -45,9 +45,6 @@ struct IhvpTable {
     // The same for x = one stored int8 row: 32-bit sums within a block, exact, then times both scales in float64.
     void (*products_int8)(const Rows& rows, std::int64_t width, const std::int8_t* x, const float* x_scales,
                           double* sums);
-    // Lower triangle of c (m×m, contiguous; some of the other changes too) += X Xᵀ of X (m×width): for few rows, which packed products of this shape would
-    // copy more than they multiply. X should stay in the second-level cache, ldx be no multiple of a page.
-    void (*syrk)(const double* x, std::int64_t ldx, std::int64_t m, std::int64_t width, double* c);
     // out[k] = Σⱼ coefficients[j]·rowⱼ[k], rows in order, eight at a time.
     void (*combine)(const Rows& rows, std::int64_t width, const double* coefficients, double* out);
 

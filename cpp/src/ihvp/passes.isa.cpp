@@ -417,7 +417,7 @@ void store_row(Stored type, double* x, int64_t width, double row_scale, void* ro
 }  // namespace
 
 extern const IhvpTable ihvp_table;
-const IhvpTable ihvp_table{scan,    widen_vector, narrow_vector,  store_row,     products,     products_int8,
-                           syrk, combine, factor_forward, factor_backward};
+const IhvpTable ihvp_table{scan,          widen_vector, narrow_vector,  store_row, products,
+                           products_int8, combine,      factor_forward, factor_backward};
 
 RAPHSON_ISA_END

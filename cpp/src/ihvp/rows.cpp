@@ -32,30 +32,26 @@ void widen_rows(const RowMatrix& a, int64_t first, int64_t width, const std::uin
     });
 }
 
-}  // namespace
-
-namespace {
-
-// Beyond these the packed products win; they take float32 and float64 as they lie, everything else widened first.
-constexpr int64_t few_rows = 256, few_rows_to_widen = 512;
+constexpr int64_t few_rows_to_widen = 512;
 constexpr int64_t direct_width = 1024;  // columns at a time, so that their packed copy stays in the caches
+constexpr int64_t narrow_width = int64_t{1} << 18;   // where they are packed block by block: as many as Ctrl-C can wait for
 constexpr int64_t strip_numbers = int64_t{1} << 16;  // 512 KiB of float64: half of a second-level cache
 constexpr int64_t most_parts = 16;
 
-// Every task sums over columns of its own; the sums are added in order.
+// Every task widens and sums over columns of its own; the sums are added in order.
 void gram_of_few(const RowMatrix& a, const std::uint8_t* kept, double* out) {
     const IhvpTable& pass = kernels().ihvp;
-    const int64_t m = a.rows, size = itemsize(a.dtype);
+    const int64_t m = a.rows, size = itemsize(a.dtype), padded = (m + narrow_unit - 1) / narrow_unit * narrow_unit;
     const int64_t width = std::min(a.cols, std::max<int64_t>(256, strip_numbers / m / 64 * 64));
     const int64_t strips = (a.cols + width - 1) / width, tasks = std::min(strips, most_parts);
     const int64_t ld = width + 8;  // rows a whole number of pages apart would fight for the same cache lines
     Workspace scratch;
-    double* const parts = scratch.take_array<double>(tasks * m * m);
+    double* const parts = scratch.take_array<double>(tasks * padded * padded);
     parallel_for(tasks, [&](int64_t task) {
         Workspace room;
         double* const wide = room.take_array<double>(m * ld);
-        double* const part = parts + task * m * m;
-        std::fill_n(part, m * m, 0.0);
+        double* const part = parts + task * padded * padded;
+        std::fill_n(part, padded * padded, 0.0);
         for (int64_t s = strips * task / tasks; s < strips * (task + 1) / tasks; ++s) {
             const int64_t first = s * width, here = std::min(width, a.cols - first);
             for (int64_t i = 0; i < m; ++i) {
@@ -65,7 +61,7 @@ void gram_of_few(const RowMatrix& a, const std::uint8_t* kept, double* out) {
                     if (kept[first + k] == 0) row[k] = 0;
                 }
             }
-            pass.syrk(wide, ld, m, here, part);
+            kernels().gemm.narrow_gram(m, here, wide, ld, part, padded);
             if (poll_cancelled()) return;
         }
     });
@@ -73,7 +69,7 @@ void gram_of_few(const RowMatrix& a, const std::uint8_t* kept, double* out) {
     for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j <= i; ++j) {
             double sum = 0;
-            for (int64_t task = 0; task < tasks; ++task) sum += parts[(task * m + i) * m + j];
+            for (int64_t task = 0; task < tasks; ++task) sum += parts[(task * padded + i) * padded + j];
             out[i * m + j] = out[j * m + i] = sum;
         }
     }
@@ -81,12 +77,13 @@ void gram_of_few(const RowMatrix& a, const std::uint8_t* kept, double* out) {
 
 }  // namespace
 
+// float32 and float64 are multiplied as they lie, everything else widened first.
 void gram(const RowMatrix& a, const std::uint8_t* kept, double* out) {
     const auto& gemm = kernels().gemm;
     const int64_t m = a.rows;
     const bool direct = kept == nullptr && (a.dtype == DType::float64 || a.dtype == DType::float32);
-    if (m <= (direct ? few_rows : few_rows_to_widen) && a.cols > 0) return gram_of_few(a, kept, out);
-    const int64_t width = direct ? direct_width : tile_width(m, a.cols);
+    if (!direct && m <= few_rows_to_widen && a.cols > 0) return gram_of_few(a, kept, out);
+    const int64_t width = !direct ? tile_width(m, a.cols) : m <= narrow_size ? narrow_width : direct_width;
     Workspace scratch;
     double* const wide = direct ? nullptr : scratch.take_array<double>(m * width);
     std::fill_n(out, m * m, 0.0);

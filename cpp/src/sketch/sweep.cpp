@@ -88,15 +88,17 @@ std::vector<double> sweep(const RowSource& a, const Sweep& what, const Middle& m
 
 namespace {
 
-constexpr int64_t gram_rows = 2048;  // multiplied at a time, so that the caches keep their packed copies
+// Rows multiplied at a time: so many that the caches keep their packed copies, or as many as Ctrl-C can wait for.
+constexpr int64_t gram_rows(int64_t columns) { return columns <= narrow_size ? 1 << 17 : 2048; }
 
 // gram (n × n) += blockᵀ diag(weights) block and, with a border, its last row the weighted column sums.
 void add_dense_gram(const RowBlock& block, const double* weights, int border, double* gram, int64_t n) {
     const auto& gemm = kernels().gemm;
-    const std::vector<double> ones(weights == nullptr && border != 0 ? static_cast<std::size_t>(gram_rows) : 0, 1.0);
+    const int64_t most = std::min(block.rows, gram_rows(block.cols));
+    const std::vector<double> ones(weights == nullptr && border != 0 ? static_cast<std::size_t>(most) : 0, 1.0);
     double* const last = gram + block.cols * n;
-    for (int64_t begin = 0; begin < block.rows; begin += gram_rows) {
-        const RowBlock here = block.part(begin, std::min(gram_rows, block.rows - begin));
+    for (int64_t begin = 0; begin < block.rows; begin += most) {
+        const RowBlock here = block.part(begin, std::min(most, block.rows - begin));
         const double* const w = weights != nullptr ? weights + begin : nullptr;
         if (here.type == DType::float64) {
             gemm.columns_onto(here.cols, here.rows, static_cast<const double*>(here.values), here.stride, w, gram, n);
