@@ -16,6 +16,9 @@ set(RAPHSON_CUDA_SOURCES
   src/ot/iterate.cu
   src/ot/passes.cu
   src/ot/resident.cu
+  src/sketch/classes.cu
+  src/sketch/columns.cu
+  src/sketch/device_rows.cu
   src/sketch/device_sketch.cu
   src/sketch/gaussian.cu
   src/sketch/passes.cu

@@ -2,12 +2,15 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "bindings.h"
+#include "newton/device_fit.h"
 #include "raphson/newton.h"
 #include "rows.h"
+#include "rows_cuda.h"
 #include "tensor.h"
 
 namespace raphson::bindings {
@@ -24,7 +27,19 @@ GlmData make_data(const Doubles& y, const std::optional<Doubles>& weight, const 
     return data;
 }
 
-py::dict fit(const Rows& x, const Doubles& y, const std::optional<Doubles>& weight, const std::optional<Doubles>& offset, int classes,
+// Calls with the rows, wherever they lie, without the GIL.
+template <class OnHost, class OnDevice>
+void with_rows(py::handle x, double times, OnHost&& on_host, OnDevice&& on_device) {
+    if (py::isinstance<PyCudaRows>(x)) {
+        const PyCudaRows::Here here = py::cast<const PyCudaRows&>(x).here();
+        run_released(long_work, [&] { on_device(*here.rows()); });
+    } else {
+        const Rows& rows = py::cast<const Rows&>(x);
+        run_released(times * rows.size(), [&] { on_host(rows.source()); });
+    }
+}
+
+py::dict fit(py::handle x, const Doubles& y, const std::optional<Doubles>& weight, const std::optional<Doubles>& offset, int classes,
              int family, int method, double ridge, bool intercept, double tol, int max_iter, const std::optional<Doubles>& init,
              std::uint64_t seed, bool single, const py::object& callback) {
     GlmOptions options;
@@ -45,7 +60,9 @@ py::dict fit(const Rows& x, const Doubles& y, const std::optional<Doubles>& weig
     }
     const GlmData data = make_data(y, weight, offset, classes);
     GlmSolution s;
-    run_released(20 * x.size(), [&] { s = fit_glm(x.source(), data, options); });
+    with_rows(
+        x, 20, [&](const RowSource& rows) { s = fit_glm(rows, data, options); },
+        [&](CudaRows& rows) { s = fit_glm_on_device(rows, data, options); });
     py::dict d;
     d["coef"] = Doubles(static_cast<py::ssize_t>(s.coef.size()), s.coef.data());
     d["status"] = to_string(s.status);
@@ -63,7 +80,7 @@ py::dict fit(const Rows& x, const Doubles& y, const std::optional<Doubles>& weig
     return d;
 }
 
-Doubles information(const Rows& x, const Doubles& y, const std::optional<Doubles>& weight, const std::optional<Doubles>& offset,
+Doubles information(py::handle x, const Doubles& y, const std::optional<Doubles>& weight, const std::optional<Doubles>& offset,
                     int classes, int family, double ridge, bool intercept, const Doubles& coef) {
     GlmOptions options;
     options.family = static_cast<GlmFamily>(family);
@@ -71,8 +88,51 @@ Doubles information(const Rows& x, const Doubles& y, const std::optional<Doubles
     options.intercept = intercept;
     const GlmData data = make_data(y, weight, offset, classes);
     std::vector<double> found;
-    run_released(static_cast<double>(coef.size()) * x.size(), [&] { found = glm_information(x.source(), data, options, coef.data()); });
+    with_rows(
+        x, static_cast<double>(coef.size()), [&](const RowSource& rows) { found = glm_information(rows, data, options, coef.data()); },
+        [&](CudaRows& rows) { found = glm_information_on_device(rows, data, options, coef.data()); });
     return Doubles({coef.size(), coef.size()}, found.data());
+}
+
+// link(x v + offset), float64 in x's framework.
+py::object predict(const PyCudaRows& x, const Doubles& v, const py::object& offset, int link) {
+    const PyCudaRows::Here here = x.here();
+    const std::int64_t rows = here.array().shape()[0];
+    NewArray fresh(here.array(), DType::float64, 1, &rows);
+    std::optional<Tensor> added;
+    if (!offset.is_none()) {
+        added.emplace(offset, Where{"GlmResult.predict", "offset"}, float64_float32_cuda);
+        here.hold(*added);
+    }
+    const double* const from = v.data();
+    auto* const to = static_cast<double*>(fresh.batch().data);
+    const int border = static_cast<int>(v.size() - here.columns());
+    {
+        const py::gil_scoped_release released;
+        const std::unique_ptr<CudaRows> there = here.rows();
+        there->predict(from, border, added ? there->columns(view(*added)) : nullptr, static_cast<RowLink>(link), to);
+    }
+    return fresh.finish();
+}
+
+// The same of classes (coefficients classes × p, offset rows × classes of the host): probabilities, or margins.
+py::object predict_classes(const PyCudaRows& x, const Doubles& v, int classes, const std::optional<Doubles>& offset, bool probabilities) {
+    const PyCudaRows::Here here = x.here();
+    const std::int64_t shape[] = {here.array().shape()[0], classes};
+    NewArray fresh(here.array(), DType::float64, 2, shape);
+    ClassSweep what;
+    what.classes = classes;
+    what.border = static_cast<int>(v.size() / classes - here.columns());
+    what.v = v.data();
+    what.margin = static_cast<double*>(fresh.batch().data);
+    const double* const added = data_of(offset);
+    {
+        const py::gil_scoped_release released;
+        const std::unique_ptr<CudaRows> there = here.rows();
+        if (added != nullptr) what.offset = there->vector(added, shape[0] * classes);
+        there->class_means(what, probabilities);
+    }
+    return fresh.finish();
 }
 
 }  // namespace
@@ -80,6 +140,8 @@ Doubles information(const Rows& x, const Doubles& y, const std::optional<Doubles
 void bind_newton(py::module_& m) {
     m.def("fit_glm", fit);
     m.def("glm_information", information);
+    m.def("glm_predict", predict);
+    m.def("glm_predict_classes", predict_classes);
 }
 
 }  // namespace raphson::bindings

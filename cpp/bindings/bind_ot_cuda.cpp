@@ -13,6 +13,7 @@
 #include "bindings.h"
 #include "common/threads.h"
 #include "cuda_module.h"
+#include "cuda_views.h"
 #include "ot/device_solve.h"
 #include "raphson/runtime.h"
 #include "tensor.h"
@@ -20,21 +21,7 @@
 namespace raphson::bindings {
 namespace {
 
-constexpr unsigned types = float64_float32 | and_cuda;
-constexpr double long_work = 1e9;  // for run_released: what waits for a device is worth it
-
-void require_real(const Tensor& x) {
-    if (x.dtype() == DType::float64 || x.dtype() == DType::float32) return;
-    throw py::type_error(std::string(x.where().function) + ": " + x.where().argument + " must be float64 or float32, got " +
-                         to_string(x.dtype()));
-}
-
-// Up to two axes; a vector is a column.
-CudaView view(const Tensor& x) {
-    const bool matrix = x.ndim() == 2;
-    return {x.data(), x.dtype(), x.ndim() == 0 ? 1 : x.shape()[0], matrix ? x.shape()[1] : 1, x.ndim() == 0 ? 1 : x.strides()[0],
-            matrix ? x.strides()[1] : 1};
-}
+constexpr unsigned types = float64_float32_cuda;
 
 // The twin of Transport. It keeps the caller's array and not its memory: every call asks anew for that and the stream.
 class PyCudaTransport {

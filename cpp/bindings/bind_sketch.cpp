@@ -7,6 +7,8 @@
 #include "common/philox.h"
 #include "raphson/sketch.h"
 #include "rows.h"
+#include "rows_cuda.h"
+#include "sketch/lstsq_rows.h"
 #include "sketch/sweep.h"
 #include "tensor.h"
 
@@ -79,8 +81,7 @@ void bind_dense(py::module_& m, const char* name) {
         .def("entries", dense_entries<Embedding>);
 }
 
-py::dict solve(const Rows& a, const Doubles& b, bool single, double ridge, double rcond, int method, double tol, int max_iter,
-               std::uint64_t seed, std::int64_t rows) {
+LstsqOptions lstsq_options(double ridge, double rcond, int method, double tol, int max_iter, std::uint64_t seed, std::int64_t rows) {
     LstsqOptions options;
     options.ridge = ridge;
     options.rcond = rcond;
@@ -89,12 +90,12 @@ py::dict solve(const Rows& a, const Doubles& b, bool single, double ridge, doubl
     options.max_iter = max_iter;
     options.seed = seed;
     options.sketch_rows = rows;
-    const double* right = b.data();
-    const std::int64_t k = b.shape(1);
-    LstsqResult r;
-    run_released(20 * a.size(), [&] { r = lstsq(a.source(), right, k, single ? DType::float32 : DType::float64, options); });
+    return options;
+}
+
+py::dict as_dict(const LstsqResult& r, std::int64_t n, std::int64_t k) {
     py::dict d;
-    d["x"] = Doubles({static_cast<py::ssize_t>(a.source().cols), static_cast<py::ssize_t>(k)}, r.x.data());
+    d["x"] = Doubles({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(k)}, r.x.data());
     d["residual_norm"] = Doubles(static_cast<py::ssize_t>(k), r.residual_norm.data());
     d["backward_error"] = Doubles(static_cast<py::ssize_t>(k), r.backward_error.data());
     d["rank"] = r.rank;
@@ -104,6 +105,28 @@ py::dict solve(const Rows& a, const Doubles& b, bool single, double ridge, doubl
     d["status"] = to_string(r.status);
     d["method"] = to_string(r.method);
     return d;
+}
+
+py::dict solve(const Rows& a, const Doubles& b, bool single, double ridge, double rcond, int method, double tol, int max_iter,
+               std::uint64_t seed, std::int64_t rows) {
+    const LstsqOptions options = lstsq_options(ridge, rcond, method, tol, max_iter, seed, rows);
+    const double* right = b.data();
+    const std::int64_t k = b.shape(1);
+    LstsqResult r;
+    run_released(20 * a.size(), [&] { r = lstsq(a.source(), right, k, single ? DType::float32 : DType::float64, options); });
+    return as_dict(r, a.source().cols, k);
+}
+
+py::dict solve_on_device(const PyCudaRows& a, py::handle b, bool single, double ridge, double rcond, int method, double tol,
+                         int max_iter, std::uint64_t seed, std::int64_t rows) {
+    const LstsqOptions options = lstsq_options(ridge, rcond, method, tol, max_iter, seed, rows);
+    const PyCudaRows::Here here = a.here();
+    Tensor right(b, {"lstsq", "b"}, float64_float32_cuda);
+    here.hold(right);
+    const CudaView columns = view(right);
+    LstsqResult r;
+    run_released(long_work, [&] { r = lstsq_on_device(*here.rows(), columns, single ? DType::float32 : DType::float64, options); });
+    return as_dict(r, here.columns(), columns.columns);
 }
 
 }  // namespace
@@ -127,6 +150,7 @@ void bind_sketch(py::module_& m) {
         return out;
     });
     m.def("lstsq", solve);
+    m.def("lstsq", solve_on_device);
     // For the bench and the tests: Aᵀ(A v) for the rows of v (k × cols), in one read.
     m.def("_normal", [](const Rows& a, const Doubles& v) {
         Doubles out({v.shape(0), v.shape(1)});

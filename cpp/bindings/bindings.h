@@ -20,5 +20,6 @@ void bind_ihvp_cuda(pybind11::module_& m);
 void bind_newton(pybind11::module_& m);
 void bind_minimize(pybind11::module_& m);
 void bind_rows(pybind11::module_& m);
+void bind_rows_cuda(pybind11::module_& m);
 
 }  // namespace raphson::bindings

@@ -16,6 +16,7 @@ PYBIND11_MODULE(_core, m) {
     raphson::bindings::bind_ot(m);
     raphson::bindings::bind_ot_cuda(m);
     raphson::bindings::bind_rows(m);
+    raphson::bindings::bind_rows_cuda(m);
     raphson::bindings::bind_sketch(m);
     raphson::bindings::bind_sketch_cuda(m);
     raphson::bindings::bind_newton(m);

@@ -258,9 +258,12 @@ class Rows:
     @staticmethod
     def blocks(make: Callable[[], Iterable[Rows]], rows: int, cols: int) -> Rows: ...
 
+class CudaRows:
+    def __init__(self, function: str, name: str, array: Any) -> None: ...
+
 def lstsq(
-    a: Rows,
-    b: Doubles,
+    a: Rows | CudaRows,
+    b: Any,
     single: bool,
     ridge: float,
     rcond: float,
@@ -272,7 +275,7 @@ def lstsq(
 ) -> dict[str, Any]: ...
 def _normal(a: Rows, v: Doubles) -> Doubles: ...
 def fit_glm(
-    x: Rows,
+    x: Rows | CudaRows,
     y: Doubles,
     weight: Doubles | None,
     offset: Doubles | None,
@@ -289,7 +292,7 @@ def fit_glm(
     callback: Callable[..., bool] | None,
 ) -> dict[str, Any]: ...
 def glm_information(
-    x: Rows,
+    x: Rows | CudaRows,
     y: Doubles,
     weight: Doubles | None,
     offset: Doubles | None,
@@ -299,6 +302,10 @@ def glm_information(
     intercept: bool,
     coef: Doubles,
 ) -> Doubles: ...
+def glm_predict(x: CudaRows, coef: Doubles, offset: Any, link: int) -> Any: ...
+def glm_predict_classes(
+    x: CudaRows, coef: Doubles, classes: int, offset: Doubles | None, probabilities: bool
+) -> Any: ...
 def minimize(
     fun: Callable[..., Any],
     jac: Callable[..., Any] | None,

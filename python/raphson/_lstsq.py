@@ -18,6 +18,10 @@ __all__ = ["LstsqResult", "lstsq"]
 
 _METHODS = {"auto": 0, "direct": 1, "sketch": 2, "fossils": 3, "cg": 4}
 _LEVEL = {"float64": 1e-15, "float32": 1e-6}
+_HINTS = {
+    "precision_floor": "The data's precision does not reach it; ask for a larger tol.",
+    "breakdown": "A or b has NaN or Inf.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +88,8 @@ def lstsq(
     Parameters
     ----------
     A : array (m, n), SciPy CSR or CSC, memory map, or a callable
-        float64 or float32. A callable returns a fresh iterator of blocks of consecutive rows each time it is called;
-        it is called for every read of A.
+        float64 or float32; a CUDA array, too. A callable returns a fresh iterator of blocks of consecutive rows each
+        time it is called; it is called for every read of A.
     b : array (m,) or (m, k)
         float64 or float32.
     ridge : float
@@ -98,7 +102,8 @@ def lstsq(
         ``"sketch"``: SparseSign sketch of 12 n rows, its triangle as preconditioner and its solution as start, then
         refinements by conjugate gradients (SPIR-CG), two or more. ``"fossils"``: the same by heavy-ball steps.
         ``"direct"``: Householder QR of A by blocks of rows. ``"cg"``: conjugate gradients on columns scaled to norm 1.
-        ``"auto"``: direct up to 40 rows a column and for m < n, cg for CSR with more than 4096 columns, else sketch.
+        ``"auto"``: direct up to 40 rows a column (CUDA: 16) and for m < n, cg for CSR with more than 4096 columns, else
+        sketch.
     tol : float, optional
         Of the backward error; by default 1e-15, for float32 data 1e-6 (x is rounded to float32); for m < n ten times
         that.
@@ -112,7 +117,8 @@ def lstsq(
     Raises
     ------
     ValueError
-        Shapes that do not fit, NaN or Inf, ridge < 0, rcond outside [0, 1), tol not positive.
+        Shapes that do not fit, NaN or Inf (CUDA: they give NaNs and ``status="breakdown"``), ridge < 0, rcond outside
+        [0, 1), tol not positive.
     TypeError
         Integer or complex data.
 
@@ -127,13 +133,19 @@ def lstsq(
     entry, A v and Aᵀ u in one. Direct: 2 m n² flops. Memory beyond A and b: 17 n² float64 (sketch), 150 n² (direct);
     m < n: A twice.
 
+    CUDA: A and b stay on the device, the sketch (12 n × n float64) is factored on the host, and a read of A sends up
+    and takes back n numbers. ``"direct"`` and m < n copy A to the host by blocks, and so does ``"auto"`` up to 16 rows
+    a column or 2e7 flops. A whose squares leave the range of float64 (norms beyond 1e±70) is read from the host.
+
     Sources: Epperly, Meier and Nakatsukasa 2024 (SPIR, FOSSILS); Karlson and Waldén 1997 (backward error).
     """
     function = "lstsq"
-    right = _core._as_numpy(b, function, "b")
-    if right.ndim not in (1, 2):
-        raise ValueError(f"{function}: b must have shape (m,) or (m, k), got {right.shape}")
-    matrix = tall(A, function, "A", right.shape[0])
+    on_device = _core._is_cuda(A)
+    right: Any = b if on_device else _core._as_numpy(b, function, "b")
+    shape = _core._describe(b, function, "b")[0] if on_device else right.shape
+    if len(shape) not in (1, 2):
+        raise ValueError(f"{function}: b must have shape (m,) or (m, k), got {shape}")
+    matrix = tall(A, function, "A", shape[0])
     if method not in _METHODS:
         raise ValueError(f"{function}: method must be one of {', '.join(_METHODS)}, got {method!r}")
     usual = _LEVEL[matrix.dtype] if matrix.shape[0] >= matrix.shape[1] else 10 * _LEVEL[matrix.dtype]
@@ -145,18 +157,19 @@ def lstsq(
     cut = -1.0 if rcond is None else float(rcond)
     if rcond is not None and not 0 <= cut < 1:
         raise ValueError(f"{function}: rcond must lie in [0, 1), got {rcond!r}")
-    columns = np.ascontiguousarray(right if right.ndim == 2 else right[:, None], dtype=np.float64)
-    if not np.isfinite(columns).all():
-        raise ValueError(f"{function}: b has NaN or Inf")
+    if not on_device:
+        right = np.ascontiguousarray(right if right.ndim == 2 else right[:, None], dtype=np.float64)
+        if not np.isfinite(right).all():
+            raise ValueError(f"{function}: b has NaN or Inf")
     key = as_key(seed, function=function)
     found = _core.lstsq(
-        matrix.core, columns, matrix.dtype == "float32", penalty, cut, _METHODS[method], level, 100, key, 0
+        matrix.core, right, matrix.dtype == "float32", penalty, cut, _METHODS[method], level, 100, key, 0
     )
-    x = found["x"] if right.ndim == 2 else found["x"][:, 0]
+    x = found["x"] if len(shape) == 2 else found["x"][:, 0]
     norms = found["residual_norm"]
     result = LstsqResult(
         x=_back(np.ascontiguousarray(x), matrix.like, matrix.dtype),
-        residual_norm=_back(norms if right.ndim == 2 else float(norms[0]), matrix.like),
+        residual_norm=_back(norms if len(shape) == 2 else float(norms[0]), matrix.like),
         backward_error=float(found["backward_error"].max(initial=0.0)),
         rank=found["rank"],
         cond=found["cond"],
@@ -168,10 +181,6 @@ def lstsq(
         tol=level,
     )
     if not result.converged:
-        hint = (
-            "The data's precision does not reach it; ask for a larger tol."
-            if result.status == "precision_floor"
-            else "Try method='direct', a ridge, or a larger rcond."
-        )
+        hint = _HINTS.get(result.status, "Try method='direct', a ridge, or a larger rcond.")
         warn_not_converged(function, result.status, result.backward_error, level, hint)
     return result

@@ -1,4 +1,4 @@
-"""Tall matrices as solvers take them: arrays, memory maps, SciPy CSR or CSC, callables of row blocks."""
+"""Tall matrices as solvers take them: arrays (CUDA's too), memory maps, SciPy CSR or CSC, callables of row blocks."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ __all__ = ["Blocks", "Tall", "compressed", "dense_view", "is_blocks", "is_sparse
 class Tall:
     """A tall matrix in the core's hands, and what its results should look like."""
 
-    core: _core.Rows
+    core: Any  # _core.Rows, or _core.CudaRows of an array on a CUDA device
     shape: tuple[int, int]
     dtype: str
     like: Any  # an array of the caller's framework, or None for NumPy
+
+    @property
+    def on_device(self) -> bool:
+        return isinstance(self.core, _core.CudaRows)
 
 
 def is_sparse(given: Any) -> bool:
@@ -64,11 +68,17 @@ def compressed(given: Any, function: str, name: str) -> tuple[_core.Rows, str]:
 
 def tall(given: Any, function: str, name: str, rows: int) -> Tall:
     """The matrix behind an argument; ``rows`` is what the responses have."""
+    made: Any
     if is_sparse(given):
         made, dtype = compressed(given, function, name)
         shape, like = (int(given.shape[0]), int(given.shape[1])), None
     elif is_blocks(given):
         return _blocks(given, function, name, rows)
+    elif _core._is_cuda(given):
+        axes, dtype = _core._describe(given, function, name)
+        if len(axes) != 2:
+            raise ValueError(f"{function}: {name} must have two axes, got shape {axes}")
+        made, shape, like = _core.CudaRows(function, name, given), (axes[0], axes[1]), given
     else:
         view = dense_view(given, function, name)
         made, shape, dtype = _core.Rows.dense(view), (view.shape[0], view.shape[1]), view.dtype.name

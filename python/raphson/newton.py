@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raphson import _core
+from raphson import _core, _glm_cuda
 from raphson._kkt import KktResult, solve_kkt
 from raphson._minimize import Equality, MinimizeResult, MinimizeState, minimize
 from raphson._results import warn_not_converged
@@ -42,6 +42,7 @@ _HINTS = {
     "infeasible": "No finite minimiser exists: the labels are separable, or one never occurs; add a ridge.",
     "max_iter": "Raise max_iter, or scale the columns.",
     "precision_floor": "The data's precision does not reach it; ask for a larger tol.",
+    "breakdown": "X has NaN or Inf, or its squares overflow.",
     "stalled": "Add a ridge, or scale the columns.",
     "stopped": "The callback ended the run.",
 }
@@ -119,6 +120,7 @@ class GlmResult:
         Parameters
         ----------
         X : array (m, d) or SciPy CSR or CSC
+            A CUDA array gives one, and has its offset on its device.
         offset : array (m,) or (m, classes), optional
             Added to the margins.
         kind : str
@@ -137,6 +139,9 @@ class GlmResult:
         function = "GlmResult.predict"
         if kind not in ("mean", "margin", "label"):
             raise ValueError(f"{function}: kind must be mean, margin or label, got {kind!r}")
+        if _core._is_cuda(X):
+            model = (self._parameters, self.fit_intercept, self.family, self.classes)
+            return _glm_cuda.predict(X, *model, offset, kind, function)
         rows = X if is_sparse(X) else _core._as_numpy(X, function, "X")
         d = self._parameters.shape[1] - self.fit_intercept
         if rows.ndim != 2 or rows.shape[1] != d:
@@ -253,6 +258,7 @@ def fit_glm(
     ----------
     X : array (n, d), SciPy CSR or CSC, memory map, or a callable
         float64 or float32. A callable returns a fresh iterator of blocks of consecutive rows each time it is called.
+        Of a CUDA array, y, weights and offsets are its device's or the host's.
     y : array (n,)
         Logistic: labels in [0, 1], bool, or fractions. Multinomial: labels of any kind, sorted into ``classes``.
         Poisson: counts ≥ 0. Gaussian: anything finite.
@@ -293,7 +299,8 @@ def fit_glm(
     Raises
     ------
     ValueError
-        Shapes that do not fit, labels outside the family's range, NaN or Inf, negative weights or ridge.
+        Shapes that do not fit, labels outside the family's range, NaN or Inf (in X on CUDA: they give NaNs and
+        ``status="breakdown"``), negative weights or ridge.
     TypeError
         Integer or complex X.
 
@@ -308,6 +315,9 @@ def fit_glm(
     for each of 25 d sampled rows, or 16 flops an entry for a sketch of 10 d rows and 10 d³. Memory beyond X: about six
     numbers a row and output; the sample, 25 d²; 3 d².
 
+    CUDA: margins, curvatures and the rows' numbers stay on the device; a read of X sends up and takes back d numbers, a
+    metric d², which the host factors.
+
     Sources: Pilanci and Wainwright 2017 (Newton sketch); Nocedal and Wright, Numerical Optimization, 7.1 and 7.2;
     Hager and Zhang 2005 (acceptance of steps near the rounding of the loss).
     """
@@ -316,7 +326,7 @@ def fit_glm(
         raise ValueError(f"{function}: family must be one of {', '.join(_FAMILIES)}, got {family!r}")
     if method not in _METHODS:
         raise ValueError(f"{function}: method must be one of {', '.join(_METHODS)}, got {method!r}")
-    response, classes = _response(y, family, function)
+    response, classes = _response(y, X, family, function)
     n = len(response)
     matrix = tall(X, function, "X", n)
     outputs = len(classes) if classes is not None else 1
@@ -332,12 +342,12 @@ def fit_glm(
         raise ValueError(f"{function}: max_iter must be at least 1, got {max_iter!r}")
     if callback is not None and not callable(callback):
         raise TypeError(f"{function}: callback must be callable, got {type(callback).__name__}")
-    weight = _vector(sample_weight, "sample_weight", (n,), function)
+    weight = _vector(sample_weight, X, "sample_weight", (n,), function)
     if weight is not None and not (weight >= 0).all():
         raise ValueError(f"{function}: sample_weight must not be negative")
-    added = _vector(offset, "offset", (n,) if outputs == 1 and family != "multinomial" else (n, outputs), function)
+    added = _vector(offset, X, "offset", (n,) if outputs == 1 and family != "multinomial" else (n, outputs), function)
     width = matrix.shape[1] + bool(fit_intercept)
-    start = _vector(init, "init", (width,) if family != "multinomial" else (outputs, width), function)
+    start = _vector(init, X, "init", (width,) if family != "multinomial" else (outputs, width), function)
     key = as_key(seed, function=function)
     bar = _Bar(progress, level)
     try:
@@ -366,11 +376,14 @@ def fit_glm(
     return result
 
 
-def _response(y: Any, family: str, function: str) -> tuple[Doubles, npt.NDArray[Any] | None]:
-    try:
-        given = np.asarray(y)
-    except (TypeError, RuntimeError):
-        given = _core._as_numpy(y, function, "y")
+def _response(y: Any, X: Any, family: str, function: str) -> tuple[Doubles, npt.NDArray[Any] | None]:
+    if _core._is_cuda(y):
+        given = _glm_cuda.labels(y, X, function)
+    else:
+        try:
+            given = np.asarray(y)
+        except (TypeError, RuntimeError):
+            given = _core._as_numpy(y, function, "y")
     if given.ndim != 1:
         raise ValueError(f"{function}: y must have shape (n,), got {given.shape}")
     if family == "multinomial":
@@ -386,12 +399,12 @@ def _response(y: Any, family: str, function: str) -> tuple[Doubles, npt.NDArray[
     return values, None
 
 
-def _vector(given: Any, name: str, shape: tuple[int, ...], function: str) -> Doubles | None:
+def _vector(given: Any, X: Any, name: str, shape: tuple[int, ...], function: str) -> Doubles | None:
     if given is None:
         return None
     if isinstance(given, (np.ndarray, list, tuple)) and np.asarray(given).dtype.kind in "iub":
         given = np.asarray(given, dtype=np.float64)  # weights may be counts
-    view = _core._as_numpy(given, function, name)
+    view = _glm_cuda.beside(given, X, function, name)
     if view.shape != shape:
         raise ValueError(f"{function}: {name} must have shape {shape}, got {view.shape}")
     if not np.isfinite(view).all():

@@ -9,8 +9,8 @@
 
 using namespace support;
 using raphson::DType;
-using raphson::cuda::RowLoss;
-using raphson::cuda::RowSweep;
+using raphson::RowLoss;
+using raphson::RowSweep;
 
 namespace {
 

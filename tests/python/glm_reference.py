@@ -5,6 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 
+def data(family, n=400, d=7, seed=0, cond=1.0):
+    """X and a response that follows from it; `seed` may be a generator."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, d)) * np.logspace(0, -np.log10(cond), d)
+    m = X @ (rng.standard_normal(d) / np.logspace(0, -np.log10(cond), d)) / np.sqrt(d) + 0.3
+    if family == "logistic":
+        return X, (rng.random(n) < 1 / (1 + np.exp(-2 * m))).astype(float)
+    if family == "poisson":
+        return X, rng.poisson(np.exp(m)).astype(float)
+    if family == "gaussian":
+        return X, m + rng.standard_normal(n)
+    return X, np.argmax(np.outer(m, [1.0, -0.5, 0.2]) + rng.gumbel(size=(n, 3)), axis=1)
+
+
 def margins(X, w, intercept, offset=None):
     """w: outputs × (d [+ 1])."""
     w = np.atleast_2d(w)
@@ -51,6 +65,17 @@ def evaluate(X, y, w, family, ridge, intercept, weight=None, offset=None):
     k, p = w.shape
     hessian = hessian.reshape(k * p, k * p) + np.diag(np.tile(penal, k))
     return objective, gradient.ravel(), hessian
+
+
+def check_certificate(result, w, X, y, family, ridge, intercept):
+    """That what is said about w is so, and that it is a minimiser."""
+    objective, gradient, _ = evaluate(X, y, w, family, ridge, intercept)
+    at_zero = evaluate(X, y, np.zeros_like(w), family, ridge, intercept)[1]
+    relative = np.linalg.norm(gradient) / np.linalg.norm(at_zero)
+    assert abs(result.objective - objective) <= 1e-13 * abs(objective)
+    assert abs(result.gradient_norm - relative) <= 1e-6 * relative + 1e-14
+    assert result.converged
+    assert result.gradient_norm <= 1e-8
 
 
 def newton(X, y, family, ridge, intercept, weight=None, offset=None, classes=1, steps=60):

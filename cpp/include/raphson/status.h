@@ -24,6 +24,10 @@ const char* to_string(Status status);
 struct TypeMismatch : std::invalid_argument {
     using std::invalid_argument::invalid_argument;
 };
+// An input has NaN or Inf, or numbers whose squares overflow.
+struct NotFinite : std::invalid_argument {
+    using std::invalid_argument::invalid_argument;
+};
 // Numerical failure of a single problem whose caller asked for an exception (Python: numpy.linalg.LinAlgError).
 struct Breakdown : std::runtime_error {
     using std::runtime_error::runtime_error;

@@ -19,6 +19,7 @@ CudaWindow* make_window(std::int64_t dim, std::int64_t capacity, Damping damping
 
 void sketch(const CudaEmbedding& s, const CudaMatrix& a, const double* weights, const CudaMatrix& out, CudaPlace place);
 void sketch_adjoint(const CudaEmbedding& s, const CudaMatrix& b, const CudaMatrix& out, CudaPlace place);
+CudaRows* make_rows(const CudaView& a, CudaPlace place);
 
 const CudaTransportTable& transport_table();
 
@@ -45,7 +46,7 @@ const CudaTable& cuda_table() {
     static const CudaTable table{cuda_table_version,   cuda::device_count, cuda::allocate_result, cuda::release_result,
                                  cuda::order,          cuda::read,         cuda::write,           cuda::orthogonalize,
                                  cuda::gram,           cuda::sketch,       cuda::sketch_adjoint,  cuda::make_window,
-                                 &cuda::transport_table()};
+                                 &cuda::transport_table(), cuda::make_rows};
     return table;
 }
 

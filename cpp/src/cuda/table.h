@@ -15,6 +15,7 @@ struct Damping;
 struct OrthogonalizeItem;
 struct OrthogonalizeOptions;
 struct WindowOptions;
+class CudaRows;
 class CudaWindow;
 struct CudaTransportTable;
 
@@ -68,9 +69,11 @@ struct CudaTable {
     // A gradient window on the place's device, checked by the caller; who gets it deletes it.
     CudaWindow* (*make_window)(std::int64_t dim, std::int64_t capacity, Damping damping, const WindowOptions& options, CudaPlace place);
     const CudaTransportTable* transport;  // ot/device_transport.h
+    // Rows that are not contiguous are copied; who gets the object deletes it.
+    CudaRows* (*make_rows)(const CudaView& a, CudaPlace place);  // sketch/device_rows.h
 };
 
-constexpr int cuda_table_version = 2;
+constexpr int cuda_table_version = 3;
 constexpr const char* cuda_table_name = "raphson.cuda_table";  // of the capsule
 
 const CudaTable& cuda_table();

@@ -32,8 +32,9 @@ inline double length(const std::vector<double>& x) {  // squares of very small g
 
 class GlmFit {
 public:
-    GlmFit(const RowSource& x, const GlmData& data, const GlmOptions& options) : glm_(x, data, options), data_(data), options_(options) {}
+    GlmFit(Glm& glm, const GlmOptions& options) : glm_(glm), options_(options) {}
     GlmSolution run();
+    GlmMethod method() const { return solution_.method; }  // the one that runs
 
 private:
     GlmMethod choose() const;
@@ -52,8 +53,7 @@ private:
     double relative() const { return length(at_.gradient) / scale_; }
     bool hopeless() const;
 
-    Glm glm_;
-    const GlmData& data_;
+    Glm& glm_;
     const GlmOptions& options_;
     GlmSolution solution_;
     GlmPoint at_, next_;

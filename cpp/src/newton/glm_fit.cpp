@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "common/threads.h"
+#include "newton/device_fit.h"
 #include "newton/fit.h"
 
 namespace raphson {
@@ -32,21 +33,21 @@ double gram_work(const RowBlock& b) {
 }  // namespace
 
 GlmMetric::Kind GlmFit::metric_kind() const {
-    const RowBlock* whole = glm_.x().whole;
+    const RowBlock* whole = glm_.whole();
     if (glm_.p() > widest_block) return GlmMetric::Kind::diagonal;
     if (whole != nullptr && whole->starts != nullptr) {
         return gram_work(*whole) <= 60 && glm_.p() <= 2048 ? GlmMetric::Kind::exact : GlmMetric::Kind::diagonal;
     }
-    if (glm_.x().rows <= gram_factor * glm_.p() || glm_.p() <= 32) return GlmMetric::Kind::exact;
+    if (glm_.rows() <= gram_factor * glm_.p() || glm_.p() <= 32) return GlmMetric::Kind::exact;
     return whole != nullptr ? GlmMetric::Kind::sample : GlmMetric::Kind::sketch;
 }
 
 GlmMethod GlmFit::choose() const {
     if (glm_.p() > widest_block) return GlmMethod::newton_cg;
     const auto size = static_cast<double>(glm_.size());
-    const RowBlock* whole = glm_.x().whole;
+    const RowBlock* whole = glm_.whole();
     const double entries = whole != nullptr && whole->starts != nullptr ? static_cast<double>(whole->size()) * gram_work(*whole)
-                                                                         : static_cast<double>(glm_.x().rows) * static_cast<double>(glm_.p()) * static_cast<double>(glm_.p());
+                                                                         : static_cast<double>(glm_.rows()) * static_cast<double>(glm_.p()) * static_cast<double>(glm_.p());
     const double coupled = static_cast<double>(glm_.outputs()) * static_cast<double>(glm_.outputs() + 1) / 2;
     if (whole != nullptr && glm_.size() <= widest_coupled && entries * coupled + size * size * size / 3 <= small_newton) return GlmMethod::newton;
     const GlmMetric::Kind kind = metric_kind();
@@ -89,7 +90,7 @@ void GlmFit::begin() {
     }
     glm_.evaluate(at_, false, elsewhere ? &at_zero : nullptr);
     scale_ = length(elsewhere ? at_zero : at_.gradient);
-    if (!std::isfinite(scale_)) throw std::invalid_argument("fit_glm: X has NaN or Inf, or its squares overflow");
+    if (!std::isfinite(scale_)) throw NotFinite("fit_glm: X has NaN or Inf, or its squares overflow");
     if (!(scale_ > 0)) scale_ = 1;  // 0 is the minimiser, or everything is 0
     if (elsewhere && (!std::isfinite(at_.objective) || (options_.init == nullptr && !(relative() < 1)))) {
         std::fill(at_.w.begin(), at_.w.end(), 0.0);
@@ -103,20 +104,17 @@ void GlmFit::begin() {
 
 // The minimiser on a sample costs little, is as near as the sample is large, and its Hessian is the metric.
 void GlmFit::start_from_sample() {
-    const Glm::Sample sample = glm_.sample(sample_factor * glm_.p(), options_.seed);
-    const RowSource rows = RowSource::of(sample.block);
     GlmOptions options = options_;
     options.method = GlmMethod::quasi_newton;
     options.tol = std::max(start_tolerance, options_.tol);
     options.max_iter = 30;
     options.callback = nullptr;
-    bool has_mass = sample.data.weight == nullptr;
-    for (const double w : sample.weight) has_mass = has_mass || w > 0;
-    if (!has_mass) {
+    const std::unique_ptr<Glm::Sample> sample = glm_.sample(sample_factor * glm_.p(), options_.seed, options);
+    if (sample->model == nullptr) {  // of no weight
         kind_ = GlmMetric::Kind::sketch;
         return;
     }
-    GlmFit part(rows, sample.data, options);
+    GlmFit part(*sample->model, options);
     part.solution_.method = GlmMethod::quasi_newton;
     part.kind_ = GlmMetric::Kind::thinned;
     part.sketch_rows_ = start_factor * glm_.p();
@@ -134,7 +132,7 @@ void GlmFit::refresh() {
     if (refreshes_ >= most_refreshes) return;
     ++refreshes_;
     if (kind_ == GlmMetric::Kind::sample || kind_ == GlmMetric::Kind::thinned) kind_ = GlmMetric::Kind::sketch;  // rows picked evenly have missed the ones that matter
-    sketch_rows_ = std::min(std::max(2 * sketch_rows_, fit_sketch_factor * glm_.p()), glm_.x().rows);
+    sketch_rows_ = std::min(std::max(2 * sketch_rows_, fit_sketch_factor * glm_.p()), glm_.rows());
     metric_.build(glm_, at_, kind_, sketch_rows_, options_.seed + static_cast<std::uint64_t>(refreshes_));
 }
 
@@ -209,7 +207,7 @@ bool GlmFit::advance(const Vector& direction) {
             slope_high = std::isfinite(value) ? there : std::numeric_limits<double>::infinity();
         }
     }
-    for (std::size_t i = 0; i < next_.margin.size(); ++i) next_.margin[i] = at_.margin[i] + t * (next_.margin[i] - at_.margin[i]);
+    glm_.shorten(at_, next_, t);
     for (std::size_t j = 0; j < direction.size(); ++j) next_.w[j] = at_.w[j] + t * direction[j];
     glm_.evaluate(next_, true);
     if (!std::isfinite(next_.objective) || next_.objective > at_.objective + noise) return false;
@@ -221,7 +219,7 @@ bool GlmFit::advance(const Vector& direction) {
 void GlmFit::finish() {
     const int64_t p = glm_.p(), k = glm_.outputs();
     if (k > 1) {  // the gauge: coefficients sum to 0 over the classes where no ridge sees to it, intercepts always
-        for (int64_t j = options_.ridge == 0 ? 0 : glm_.x().cols; j < p; ++j) {
+        for (int64_t j = options_.ridge == 0 ? 0 : glm_.cols(); j < p; ++j) {
             double mean = 0;
             for (int64_t c = 0; c < k; ++c) mean += at_.w[c * p + j] / static_cast<double>(k);
             for (int64_t c = 0; c < k; ++c) at_.w[c * p + j] -= mean;
@@ -243,11 +241,11 @@ void GlmFit::finish() {
 namespace {
 
 // A label that never varies sends the intercept, or the separating coefficients, to infinity.
-bool no_minimiser(const RowSource& x, const GlmData& data, const GlmOptions& options) {
+bool no_minimiser(int64_t rows, const GlmData& data, const GlmOptions& options) {
     if (!options.intercept || options.family == GlmFamily::gaussian) return false;
     bool low = true, high = true;
     std::vector<bool> seen(static_cast<std::size_t>(std::max(data.classes, 1)), false);
-    for (int64_t i = 0; i < x.rows; ++i) {
+    for (int64_t i = 0; i < rows; ++i) {
         if (data.weight != nullptr && data.weight[i] == 0) continue;
         low = low && data.y[i] == 0;
         high = high && data.y[i] == 1;
@@ -260,17 +258,49 @@ bool no_minimiser(const RowSource& x, const GlmData& data, const GlmOptions& opt
 }  // namespace
 
 GlmSolution fit_glm(const RowSource& x, const GlmData& data, const GlmOptions& options) {
-    GlmSolution solution = GlmFit(x, data, options).run();
-    if (no_minimiser(x, data, options)) solution.status = Status::infeasible;
+    HostGlm glm(x, data, options);
+    GlmSolution solution = GlmFit(glm, options).run();
+    if (no_minimiser(x.rows, data, options)) solution.status = Status::infeasible;
     return solution;
 }
 
-std::vector<double> glm_information(const RowSource& x, const GlmData& data, const GlmOptions& options, const double* coef) {
-    Glm glm(x, data, options);
+GlmSolution fit_glm_on_device(CudaRows& x, const GlmData& data, const GlmOptions& options) {
+    DeviceGlm glm(x, data, options);
+    GlmFit fit(glm, options);
+    try {
+        GlmSolution solution = fit.run();
+        if (no_minimiser(glm.rows(), data, options)) solution.status = Status::infeasible;
+        return solution;
+    } catch (const NotFinite&) {
+        GlmSolution solution;
+        solution.coef.assign(static_cast<std::size_t>(glm.size()), std::numeric_limits<double>::quiet_NaN());
+        solution.status = Status::breakdown;
+        solution.method = fit.method();
+        solution.objective = solution.gradient_norm = solution.deviance = std::numeric_limits<double>::quiet_NaN();
+        solution.sweeps = glm.sweeps();
+        return solution;
+    }
+}
+
+namespace {
+
+std::vector<double> information_of(Glm& glm, const double* coef) {
     GlmPoint at;
     at.w.assign(coef, coef + glm.size());
     glm.evaluate(at);
     return glm.information(at);
+}
+
+}  // namespace
+
+std::vector<double> glm_information(const RowSource& x, const GlmData& data, const GlmOptions& options, const double* coef) {
+    HostGlm glm(x, data, options);
+    return information_of(glm, coef);
+}
+
+std::vector<double> glm_information_on_device(CudaRows& x, const GlmData& data, const GlmOptions& options, const double* coef) {
+    DeviceGlm glm(x, data, options);
+    return information_of(glm, coef);
 }
 
 }  // namespace raphson

@@ -7,6 +7,7 @@
 
 #include "cuda/runtime.h"
 #include "raphson/view.h"
+#include "sketch/device_rows.h"
 
 namespace raphson::cuda {
 
@@ -51,28 +52,31 @@ void normal_entries(const NormalEntries& s, int64_t n, double* out, int64_t ld, 
 // out (s.rows × a.cols) = S diag(weights) A, S made where it is used; weights (a.rows) or null. Overwrites.
 void normal_sketch(const NormalEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch);
 
-// What a sweep makes of t = A v, row by row.
-enum class RowLoss : std::uint8_t {
-    none,      // u = weight · curvature · t: products with Aᵀ D A
-    gaussian,  // loss ½ (m − y)² of the margin m = t + offset; u = weight · (derivative of the loss), here and below
-    logistic,  // log(1 + eᵐ) − y m
-    poisson,   // eᵐ − y m
-};
-struct RowSweep {
-    RowLoss loss = RowLoss::none;
-    const double* v = nullptr;          // a.cols numbers and, with a border, one that is added to every t
-    int border = 0;                     // 1: as if A had a last column of ones
-    const double* y = nullptr;          // a.rows each, as all below; y with a loss, the others or null
-    const double* weight = nullptr;     // null: 1; rows of weight 0 add nothing, whatever they hold
-    const double* offset = nullptr;     // null: 0
-    const double* curvature = nullptr;  // `none` only; null: 1
-    double* out = nullptr;              // Aᵀ u: a.cols + border numbers, overwritten
-    double* totals = nullptr;           // with a loss, or null: Σ weight · loss, and how many rows of a positive weight do
-                                        // not lie strictly on the side of their label 0 or 1 (other families: all)
-    double* margin = nullptr;           // m (t for `none`), or null
-    double* second = nullptr;           // the loss's second derivative by the margin, not weighted; or null
-};
-// One read of A up to 16,384 columns or so (what a block's shared memory holds of a row), two beyond.
+// v, out and totals on the device, too. One read of A up to 16,384 columns or so (what a block's shared memory holds of a row), two beyond.
 void row_sweep(const DenseRows& a, const RowSweep& what, Scratch& scratch);
+
+// out (p × p, p = a.cols + border) = [A 1]ᵀ diag(root²) [A 1], both triangles; root (a.rows) or null. p² flops a row as
+// products of float64, and a float64 copy of A, a part at a time.
+struct GramLimits {
+    int64_t panel_rows = 2048;          // of one product, a multiple of 32
+    int64_t panel_numbers = 1 << 25;    // of the copy: 256 MB
+    int64_t result_numbers = 1 << 24;   // of sums that run side by side
+};
+void column_gram(const DenseRows& a, const double* root, int border, double* out, Scratch& scratch, const GramLimits& limits = {});
+// out (p): its diagonal.
+void column_squares(const DenseRows& a, const double* root, int border, double* out, Scratch& scratch);
+
+
+// Sweeps of the multinomial family (ClassSweep, all of it on the device): products of float64, two reads of A; float32 rows
+// are widened a part at a time.
+struct ClassLimits {
+    int64_t panel_rows = 2048;        // of a sum of the gradient, up to 64 classes
+    int64_t part_numbers = 1 << 25;   // of the widened rows: 256 MB
+};
+void class_sweep(const DenseRows& a, const ClassSweep& what, Scratch& scratch, const ClassLimits& limits = {});
+void class_means(const DenseRows& a, const ClassSweep& what, bool probabilities, Scratch& scratch, const ClassLimits& limits = {});
+void class_line(const RowLine& what, int64_t n, int64_t k, double* totals, Scratch& scratch);
+void class_roots(const double* weight, const double* probability, int64_t n, int64_t k, int64_t c, int64_t e, double* root,
+                 CudaPlace place);
 
 }  // namespace raphson::cuda

@@ -7,7 +7,7 @@
 
 #include "common/threads.h"
 #include "raphson/sketch.h"
-#include "sketch/sweep.h"
+#include "sketch/lstsq_rows.h"
 #include "sketch/triangle.h"
 #include "table.h"
 
@@ -19,6 +19,7 @@ using std::int64_t;
 constexpr double eps = std::numeric_limits<double>::epsilon();
 constexpr int64_t sketch_factor = 12;     // rows of a sketch a column of A
 constexpr int64_t direct_factor = 40;     // up to so many rows a column, QR of A itself is cheaper
+constexpr int64_t device_direct_factor = 16;  // the same for rows that must visit the host for it; a guess
 constexpr double direct_flops = 2e7;      // and up to so many flops
 constexpr int64_t widest_sparse = 4096;   // columns of a compressed matrix whose triangle is formed
 constexpr int sketch_nnz = 8;
@@ -30,31 +31,19 @@ double dot(const std::vector<double>& x, const std::vector<double>& y) {
     return sum;
 }
 
-// Dense copy of rows of a block with b's columns beside them, to `to` (rows × (n + k)).
-template <class T>
-void densify(const RowBlock& block, const double* b, int64_t k, double* to) {
-    const T* const values = static_cast<const T*>(block.values);
-    const int64_t n = block.cols, p = n + k;
-    for (int64_t i = 0; i < block.rows; ++i) {
-        double* const row = to + i * p;
-        if (block.starts == nullptr) {
-            for (int64_t j = 0; j < n; ++j) row[j] = static_cast<double>(values[i * block.stride + j]);
-        } else {
-            std::fill_n(row, n, 0.0);
-            for (int64_t q = block.starts[i]; q < block.starts[i + 1]; ++q) row[block.index[q]] += static_cast<double>(values[q]);
-        }
-        for (int64_t j = 0; j < k; ++j) row[n + j] = b[i * k + j];
-    }
-}
-void densify(const RowBlock& block, const double* b, int64_t k, double* to) {
-    block.type == DType::float64 ? densify<double>(block, b, k, to) : densify<float>(block, b, k, to);
+// Rows a column up to which QR of A is taken.
+LstsqMethod direct_or_sketch(const RowSource& a, int64_t factor) {
+    const double flops = 2.0 * static_cast<double>(a.rows) * static_cast<double>(a.cols) * static_cast<double>(a.cols);
+    return a.rows <= factor * a.cols || flops <= direct_flops ? LstsqMethod::direct : LstsqMethod::sketch;
 }
 
 // One problem under way. In y = M⁻¹x, M = R⁻¹ or V Σ⁻¹, the columns of A are nearly orthonormal.
 class Solver {
 public:
-    Solver(const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options, bool as_it_is)
-        : as_it_is_(as_it_is), a_(a), b_(b), k_(k), n_(a.cols), triangle_(a.cols, k), precision_(precision), options_(options) {
+    // On a device `a` has only a shape, b is null, and the method is not `direct`.
+    Solver(const LstsqRows& passes, const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options,
+           bool as_it_is)
+        : as_it_is_(as_it_is), passes_(passes), a_(a), b_(b), k_(k), n_(a.cols), triangle_(a.cols, k), precision_(precision), options_(options) {
         tol_ = options.tol >= 0 ? options.tol : precision == DType::float64 ? 1e-15 : 1e-6;
         result_.x.assign(static_cast<std::size_t>(n_ * k), 0.0);
         result_.residual_norm.assign(static_cast<std::size_t>(k), 0.0);
@@ -82,6 +71,7 @@ private:
     void certify(int64_t column, double* x);
 
     const bool as_it_is_;
+    const LstsqRows& passes_;
     const RowSource& a_;
     const double* b_;
     int64_t k_, n_;
@@ -104,8 +94,7 @@ void Solver::check_range() const {
 LstsqMethod Solver::choose() const {
     const bool sparse = a_.whole != nullptr && a_.whole->starts != nullptr;
     if (sparse && n_ > widest_sparse) return LstsqMethod::cg;
-    const double flops = 2.0 * static_cast<double>(a_.rows) * static_cast<double>(n_) * static_cast<double>(n_);
-    return a_.rows <= direct_factor * n_ || flops <= direct_flops ? LstsqMethod::direct : LstsqMethod::sketch;
+    return direct_or_sketch(a_, direct_factor);
 }
 
 LstsqResult Solver::run() {
@@ -192,12 +181,9 @@ void Solver::triangle_of_sketch() {
     int64_t rows = options_.sketch_rows > 0 ? options_.sketch_rows : sketch_factor * n_;
     rows = std::min(std::max(rows, 2 * n_), a_.rows);
     sketch_rows_ = rows;
-    const SparseSign s(rows, a_.rows, static_cast<int>(std::min<int64_t>(sketch_nnz, rows)), options_.seed);
-    std::vector<double> sketched(static_cast<std::size_t>(rows * n_));
-    sketch_rows(s, a_, nullptr, 0, sketched.data());
+    std::vector<double> sketched(static_cast<std::size_t>(rows * n_)), right(static_cast<std::size_t>(rows * k_));
+    passes_.sketch({rows, static_cast<int>(std::min<int64_t>(sketch_nnz, rows)), options_.seed}, sketched.data(), right.data());
     ++result_.sweeps;
-    std::vector<double> right(static_cast<std::size_t>(rows * k_), 0.0);
-    s.add<double>(TensorView<const double>(b_, {a_.rows, k_}), 0, nullptr, right.data());
     triangle_.frobenius = norm(sketched.data(), rows * n_);
     check_range();
     // Two halves at once, then their triangles: the same R, and two threads have work.
@@ -251,7 +237,7 @@ void Solver::triangle_of_rows() {
 
 void Solver::scale_columns() {
     triangle_.scale.assign(static_cast<std::size_t>(n_), 0.0);
-    weighted_squares(a_, nullptr, 0, triangle_.scale.data());
+    passes_.squares(triangle_.scale.data());
     ++result_.sweeps;
     double sum = 0;
     for (double& s : triangle_.scale) {
@@ -266,29 +252,14 @@ void Solver::scale_columns() {
 }
 
 double Solver::residual(int64_t column, const double* x, double* z) {
-    Sweep what;
-    what.v = x;
-    what.in = what.outs = what.sums = 1;
-    what.out = z;
-    what.stride = n_;
-    const std::vector<double> sum = sweep(a_, what, [&](int64_t first, int64_t rows, const double* t, double* u, double* sums) {
-        for (int64_t i = 0; i < rows; ++i) {
-            u[i] = b_[(first + i) * k_ + column] - t[i];
-            sums[0] += u[i] * u[i];
-        }
-    });
+    const double r_norm = passes_.residual(column, x, z);
     for (int64_t j = 0; j < n_; ++j) z[j] -= options_.ridge * x[j];
     ++result_.sweeps;
-    return std::sqrt(sum[0]);
+    return r_norm;
 }
 
 void Solver::normal(const double* q, double* w) {
-    Sweep what;
-    what.v = q;
-    what.in = what.outs = 1;
-    what.out = w;
-    what.stride = n_;
-    sweep(a_, what, [](int64_t, int64_t rows, const double* t, double* u, double*) { std::copy_n(t, rows, u); });
+    passes_.normal(q, w);
     for (int64_t j = 0; j < n_; ++j) w[j] += options_.ridge * q[j];
     ++result_.sweeps;
 }
@@ -353,7 +324,7 @@ void Solver::refine(int64_t column, double* x) {
     double best_error = std::numeric_limits<double>::infinity();
     for (int pass = 0; pass <= most_refinements; ++pass) {
         const double r_norm = residual(column, x, z.data());
-        if (!std::isfinite(r_norm)) throw std::invalid_argument("lstsq: b has NaN or Inf");
+        if (!std::isfinite(r_norm)) throw NotFinite("lstsq: b has NaN or Inf");
         if (pass >= 1) {
             triangle_.prepare_error(x, r_norm);
             const double error = triangle_.backward_error(z, x, r_norm);
@@ -384,7 +355,7 @@ void Solver::certify(int64_t column, double* x) {
     }
     std::vector<double> z(static_cast<std::size_t>(n_));
     const double r_norm = residual(column, x, z.data());
-    if (!std::isfinite(r_norm)) throw std::invalid_argument("lstsq: b has NaN or Inf");
+    if (!std::isfinite(r_norm)) throw NotFinite("lstsq: b has NaN or Inf");
     triangle_.prepare_error(x, r_norm);
     const double error = triangle_.backward_error(z, x, r_norm);
     result_.residual_norm[column] = r_norm;
@@ -395,35 +366,24 @@ void Solver::certify(int64_t column, double* x) {
     if (result_.status == Status::converged || found == Status::stalled) result_.status = found;
 }
 
-// Inf for NaN.
-template <class T>
-double largest(const T* values, int64_t n) {
-    double most = 0;
-    for (int64_t i = 0; i < n; ++i) {
-        const double size = std::fabs(static_cast<double>(values[i]));
-        if (!(size <= most)) most = size == size ? size : std::numeric_limits<double>::infinity();
-    }
-    return most;
+void check(const LstsqOptions& options) {
+    if (!(options.ridge >= 0) || !std::isfinite(options.ridge)) throw std::invalid_argument("lstsq: ridge must not be negative");
+    if (options.rcond > 1) throw std::invalid_argument("lstsq: rcond must be below 1");
 }
 
-// factor·A, dense, a few thousand rows at a time.
-RowSource scaled_rows(const RowSource& a, double factor) {
-    RowSource scaled;
-    scaled.rows = a.rows;
-    scaled.cols = a.cols;
-    scaled.visit = [&a, factor](const RowSource::Body& body) {
-        a.visit([&](const RowBlock& block, int64_t first) {
-            constexpr int64_t at_once = 4096;
-            std::vector<double> copy(static_cast<std::size_t>(std::min(at_once, block.rows) * block.cols));
-            for (int64_t begin = 0; begin < block.rows; begin += at_once) {
-                const int64_t count = std::min(at_once, block.rows - begin);
-                densify(block.part(begin, count), nullptr, 0, copy.data());
-                for (double& value : copy) value *= factor;
-                body(dense_rows(TensorView<const double>(copy.data(), {count, block.cols})), first + begin);
-            }
-        });
-    };
-    return scaled;
+// Squares of numbers up to `size` are not safe.
+bool out_of_range(double size) { return size > 0 && (size > 1e70 || size < 1e-70); }
+
+LstsqResult of_nans(int64_t n, int64_t k, LstsqMethod method) {
+    constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+    LstsqResult result;
+    result.x.assign(static_cast<std::size_t>(n * k), nan);
+    result.residual_norm.assign(static_cast<std::size_t>(k), nan);
+    result.backward_error = result.residual_norm;
+    result.cond = nan;
+    result.status = Status::breakdown;
+    result.method = method;
+    return result;
 }
 
 }  // namespace
@@ -439,11 +399,10 @@ const char* to_string(LstsqMethod method) {
 }
 
 LstsqResult lstsq(const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options) {
-    if (!(options.ridge >= 0) || !std::isfinite(options.ridge)) throw std::invalid_argument("lstsq: ridge must not be negative");
-    if (options.rcond > 1) throw std::invalid_argument("lstsq: rcond must be below 1");
+    check(options);
     // b at a power of two where its squares are safe; A only where the first look at it fails, which costs a copy by blocks.
     const double size = largest(b, a.rows * k), unit = size > 0 ? std::exp2(-std::ilogb(size)) : 1.0;
-    const bool far = size > 0 && (size > 1e70 || size < 1e-70);
+    const bool far = out_of_range(size);
     std::vector<double> scaled_b;
     if (far) {
         scaled_b.assign(b, b + a.rows * k);
@@ -457,24 +416,37 @@ LstsqResult lstsq(const RowSource& a, const double* b, int64_t k, DType precisio
         return result;
     };
     try {
-        return finish(Solver(a, right, k, precision, options, false).run(), 1.0);
+        return finish(Solver(HostLstsqRows(a, right, k), a, right, k, precision, options, false).run(), 1.0);
     } catch (const OutOfRange&) {
-        double most = 0;
-        a.visit([&](const RowBlock& block, int64_t) {
-            const int64_t count = block.starts != nullptr ? 1 : block.rows;
-            for (int64_t i = 0; i < count; ++i) {
-                const int64_t from = block.starts != nullptr ? block.starts[0] : i * block.stride;
-                const int64_t n = block.starts != nullptr ? block.size() : block.cols;
-                most = std::max(most, block.type == DType::float64 ? largest(static_cast<const double*>(block.values) + from, n)
-                                                                   : largest(static_cast<const float*>(block.values) + from, n));
-            }
-        });
-        if (!std::isfinite(most)) throw std::invalid_argument("lstsq: A has NaN or Inf");
+        const double most = largest(a);
+        if (!std::isfinite(most)) throw NotFinite("lstsq: A has NaN or Inf");
         const double factor = most > 0 ? std::exp2(-std::ilogb(most)) : 1.0;
         LstsqOptions inside = options;
         inside.ridge = options.ridge * factor * factor;
         const RowSource scaled = scaled_rows(a, factor);
-        return finish(Solver(scaled, right, k, precision, inside, true).run(), factor);
+        return finish(Solver(HostLstsqRows(scaled, right, k), scaled, right, k, precision, inside, true).run(), factor);
+    }
+}
+
+LstsqResult lstsq_on_device(CudaRows& a, const CudaView& b, DType precision, const LstsqOptions& options) {
+    check(options);
+    const RowSource visits = visiting_rows(a);
+    const DeviceLstsqRows passes(a, b);
+    const double size = passes.largest();
+    LstsqOptions there = options;
+    if (options.method == LstsqMethod::automatic) there.method = direct_or_sketch(visits, device_direct_factor);
+    const bool visit = there.method == LstsqMethod::direct || (there.method != LstsqMethod::cg && visits.rows < 2 * visits.cols);
+    try {
+        if (!std::isfinite(size)) throw NotFinite("lstsq: b has NaN or Inf");
+        if (!visit && !out_of_range(size)) {
+            try {
+                return Solver(passes, visits, nullptr, b.columns, precision, there, false).run();
+            } catch (const OutOfRange&) {
+            }
+        }
+        return lstsq(visits, passes.on_host().data(), b.columns, precision, there);
+    } catch (const NotFinite&) {
+        return of_nans(visits.cols, b.columns, there.method);
     }
 }
 

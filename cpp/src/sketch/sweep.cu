@@ -8,6 +8,7 @@
 
 #include "sketch/device_kernels.h"
 #include "sketch/device_passes.h"
+#include "sketch/row_loss.h"
 
 namespace raphson::cuda {
 namespace {
@@ -31,24 +32,6 @@ struct SweepWork {
 struct RowSums {
     double residual = 0, loss = 0, astray = 0;
 };
-
-struct RowValue {
-    double loss, residual, second;
-};
-
-// p and 1 − p are both formed without cancellation: extreme margins keep their digits.
-__device__ __forceinline__ RowValue logistic_row(double m, double y) {
-    const double e = exp(-fabs(m)), large = 1 / (1 + e), small = e * large;
-    const double p = m >= 0 ? large : small, q = m >= 0 ? small : large;
-    return {log1p(e) + (m >= 0 ? (1 - y) * m : -y * m), (1 - y) * p - y * q, p * q};
-}
-
-__device__ __forceinline__ RowValue row_value(RowLoss loss, double m, double y) {
-    if (loss == RowLoss::logistic) return logistic_row(m, y);
-    if (loss == RowLoss::gaussian) return {0.5 * (m - y) * (m - y), m - y, 1};
-    const double mean = exp(m);
-    return {mean - y * m, mean - y, mean};
-}
 
 // u of a row from its dot product.
 __device__ __forceinline__ double middle(const SweepWork& work, int64_t row, double dot, RowSums& sums) {
