@@ -15,6 +15,7 @@ struct Damping;
 struct OrthogonalizeItem;
 struct OrthogonalizeOptions;
 struct WindowOptions;
+class CudaFisher;
 class CudaWindow;
 struct CudaTransportTable;
 
@@ -31,7 +32,8 @@ struct CudaMatrix {
     std::int64_t rows, cols, ld;
 };
 
-// A matrix anywhere in the device's memory, or a vector as its only column; strides in elements. float64 or float32.
+// A matrix anywhere in the device's memory, or a vector as its only column; strides in elements. float64 or float32, where a
+// function does not say that it takes more.
 struct CudaView {
     void* data;
     DType type;
@@ -68,9 +70,11 @@ struct CudaTable {
     // A gradient window on the place's device, checked by the caller; who gets it deletes it.
     CudaWindow* (*make_window)(std::int64_t dim, std::int64_t capacity, Damping damping, const WindowOptions& options, CudaPlace place);
     const CudaTransportTable* transport;  // ot/device_transport.h
+    // Fisher's inverse of gradients of any type, which must stay where they are (ihvp/device_fisher.h); waits.
+    CudaFisher* (*make_fisher)(const CudaView& grads, double damping, std::int64_t block_size, CudaPlace place);
 };
 
-constexpr int cuda_table_version = 2;
+constexpr int cuda_table_version = 3;
 constexpr const char* cuda_table_name = "raphson.cuda_table";  // of the capsule
 
 const CudaTable& cuda_table();

@@ -17,13 +17,15 @@ struct DeviceRows {
     Stored type;
     char* data;            // ring × stride elements
     float* scales;         // int8: ring × stride / int8_block
-    double* row_scale;     // float16: ring, else all 1
+    double* row_scale;     // float16: ring, else all 1; null: 1
     int64_t stride, ring, dim;
     int64_t block, blocks;         // columns of a diagonal block (the last may be narrower), and how many
     int64_t block_stride;          // columns from block to block as stored
     int64_t head, count;           // the rows in time order: slot (head + t) mod ring
+    bool padded = true;            // false: the caller's own rows, which end where they end and begin anywhere
 
     __host__ __device__ int64_t slot(int64_t t) const { return head + t < ring ? head + t : head + t - ring; }
+    __device__ double scale_of(int64_t at) const { return row_scale == nullptr ? 1 : row_scale[at]; }
     __host__ __device__ int64_t width(int64_t b) const { return b + 1 < blocks ? block : dim - b * block; }
 };
 

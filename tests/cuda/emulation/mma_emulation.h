@@ -52,5 +52,19 @@ inline void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint
 inline void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, float16) {
     emulate_multiply<float16>(c, a, b0, b1);
 }
+inline void multiply_tiles(double (&c)[4], const double (&a)[2], double b) {
+    struct Shown {
+        double a[2], b;
+    };
+    const int g = emulation::lane() / 4, t = emulation::lane() % 4;
+    const Shown mine{{a[0], a[1]}, b};
+    for (int k = 0; k < 4; ++k) {
+        const Shown row = emulation::exchange(mine, 4 * g + k);
+        for (int e = 0; e < 2; ++e) {
+            const double column = emulation::exchange(mine, 4 * (2 * t + e) + k).b;
+            for (int i = 0; i < 2; ++i) c[2 * i + e] = fma(row.a[i], column, c[2 * i + e]);
+        }
+    }
+}
 
 }  // namespace raphson::cuda
