@@ -159,7 +159,7 @@ private:
     DeviceRows rows() const {
         const int64_t size = itemsize(grads_.type), wide = 16 / size;
         const bool aligned = reinterpret_cast<std::uintptr_t>(grads_.data) % 16 == 0 && grads_.stride % wide == 0 && block_ % wide == 0 &&
-                             dim_ % wide == 0;
+                             dim_ % block_ == 0;
         auto* const data = static_cast<char*>(const_cast<void*>(grads_.data));
         return {stored_of(grads_.type), data, nullptr, nullptr, grads_.stride, m_, dim_, block_, blocks_, block_, 0, m_, aligned};
     }

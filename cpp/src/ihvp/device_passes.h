@@ -22,7 +22,7 @@ struct DeviceRows {
     int64_t block, blocks;         // columns of a diagonal block (the last may be narrower), and how many
     int64_t block_stride;          // columns from block to block as stored
     int64_t head, count;           // the rows in time order: slot (head + t) mod ring
-    bool padded = true;            // false: the caller's own rows, which end where they end and begin anywhere
+    bool padded = true;            // false: the caller's own rows, which begin and end anywhere
 
     __host__ __device__ int64_t slot(int64_t t) const { return head + t < ring ? head + t : head + t - ring; }
     __device__ double scale_of(int64_t at) const { return row_scale == nullptr ? 1 : row_scale[at]; }

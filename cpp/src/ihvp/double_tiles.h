@@ -25,7 +25,8 @@ struct DoubleTile {
     __device__ void add(const A& a, int64_t r0, const B& b, int64_t c0, int64_t k0, int64_t k1, Room& room) {
         const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
         const int row = first_row(), column = first_column();
-        double next_a[fetches], next_b[fetches];
+        typename A::Number next_a[fetches];  // become float64 when they are put down: nobody waits for them before
+        typename B::Number next_b[fetches];
         fetch(a, r0, k0, next_a);
         fetch(b, c0, k0, next_b);
         for (int64_t at = k0; at < k1; at += depth) {
@@ -78,7 +79,7 @@ struct DoubleTile {
 private:
     // Neighbouring threads take numbers that are neighbours in memory.
     template <class Operand>
-    static __device__ __forceinline__ void fetch(const Operand& x, int64_t row, int64_t k, double (&held)[fetches]) {
+    static __device__ __forceinline__ void fetch(const Operand& x, int64_t row, int64_t k, typename Operand::Number (&held)[fetches]) {
 #pragma unroll
         for (int i = 0; i < fetches; ++i) {
             const int at = static_cast<int>(threadIdx.x) + threads * i;
@@ -86,11 +87,11 @@ private:
         }
     }
     template <class Operand>
-    static __device__ __forceinline__ void put(double (*to)[pitch], const double (&held)[fetches]) {
+    static __device__ __forceinline__ void put(double (*to)[pitch], const typename Operand::Number (&held)[fetches]) {
 #pragma unroll
         for (int i = 0; i < fetches; ++i) {
             const int at = static_cast<int>(threadIdx.x) + threads * i;
-            (Operand::by_rows ? to[at / depth][at % depth] : to[at % edge][at / edge]) = held[i];
+            (Operand::by_rows ? to[at / depth][at % depth] : to[at % edge][at / edge]) = static_cast<double>(widen(held[i]));
         }
     }
 };
@@ -98,23 +99,25 @@ private:
 // An operand whose rows are a matrix's rows, each contiguous.
 template <class S>
 struct RowOperand {
+    using Number = S;
     static constexpr bool by_rows = true;
     const S* data;
     int64_t ld, rows, depth;
 
-    __device__ double operator()(int64_t row, int64_t k) const {
-        return row < rows && k < depth ? static_cast<double>(widen(data[row * ld + k])) : 0;
+    __device__ S operator()(int64_t row, int64_t k) const {
+        return row < rows && k < depth ? data[row * ld + k] : S{};
     }
 };
 // Whose rows are a matrix's columns.
 template <class S>
 struct ColumnOperand {
+    using Number = S;
     static constexpr bool by_rows = false;
     const S* data;
     int64_t ld, rows, depth;
 
-    __device__ double operator()(int64_t row, int64_t k) const {
-        return row < rows && k < depth ? static_cast<double>(widen(data[k * ld + row])) : 0;
+    __device__ S operator()(int64_t row, int64_t k) const {
+        return row < rows && k < depth ? data[k * ld + row] : S{};
     }
 };
 

@@ -42,12 +42,13 @@ struct Parts {
 
 template <class S>
 struct KeptRows {
+    using Number = S;
     static constexpr bool by_rows = true;
     RowOperand<S> rows;
     const std::uint8_t* kept;
 
-    __device__ double operator()(int64_t row, int64_t k) const {
-        if (kept != nullptr && k < rows.depth && kept[k] == 0) return 0;
+    __device__ S operator()(int64_t row, int64_t k) const {
+        if (kept != nullptr && k < rows.depth && kept[k] == 0) return S{};
         return rows(row, k);
     }
 };
@@ -137,6 +138,7 @@ __global__ void __launch_bounds__(DoubleTile<side>::threads) whiten_kernel(const
                                                                         int64_t block_tiles, double by, double* diagonal, double* columns) {
     using Tile = DoubleTile<side>;
     __shared__ typename Tile::Room room;
+    __shared__ double by_warp[side][Tile::edge];  // sums of squares: a row of warps each
     const int64_t first_block = first / g.width, b = first_block + blockIdx.x / block_tiles;
     const int64_t start = b == first_block ? first % g.width : 0, c0 = start + blockIdx.x % block_tiles * Tile::edge;
     const int64_t rest = first + count - b * g.width, end = rest < g.width_of(b) ? rest : g.width_of(b);
@@ -144,7 +146,8 @@ __global__ void __launch_bounds__(DoubleTile<side>::threads) whiten_kernel(const
     const int64_t place = b * g.width + c0 - first;  // of the tile's first column in the results
     const RowOperand<double> left{w + b * g.rows * g.rows, g.rows, g.rows, g.rows};
     const ColumnOperand<S> right{block_of<S>(g, b), g.stride, end, g.rows};
-    double squares[4][2] = {};
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    double* const mine = by_warp[Tile::first_row() / 32] + Tile::first_column();
     for (int64_t r0 = 0; r0 < g.rows; r0 += Tile::edge) {
         Tile tile;
         const int64_t reach = r0 + Tile::edge < g.rows ? r0 + Tile::edge : g.rows;  // W is a lower triangle
@@ -156,26 +159,21 @@ __global__ void __launch_bounds__(DoubleTile<side>::threads) whiten_kernel(const
             continue;
         }
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
+        for (int j = 0; j < 8; ++j) {  // of this thread's columns
+            double sum = 0;
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-#pragma unroll
-                for (int e = 0; e < 4; ++e) squares[j][e % 2] = fma(tile.sums[i][j][e], tile.sums[i][j][e], squares[j][e % 2]);
+            for (int i = 0; i < 4; ++i) {
+                const double v = tile.sums[i / 2][j / 2][i % 2 * 2 + j % 2];
+                sum = fma(v, v, sum);
+            }
+            for (int over = 16; over >= 4; over /= 2) sum += __shfl_xor_sync(~0u, sum, over);
+            if (lane < 4) {
+                double& to = mine[j / 2 * 8 + 2 * lane + j % 2];
+                to = r0 == 0 ? sum : to + sum;
             }
         }
     }
     if (columns != nullptr) return;
-    double(*const by_warp)[Tile::edge] = reinterpret_cast<double(*)[Tile::edge]>(&room.a[0][0]);  // a row of warps each
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-            double sum = squares[j][e];
-            for (int over = 16; over >= 4; over /= 2) sum += __shfl_xor_sync(~0u, sum, over);
-            if (lane < 4) by_warp[Tile::first_row() / 32][Tile::first_column() + 8 * j + 2 * lane + e] = sum;
-        }
-    }
     __syncthreads();
     for (int j = static_cast<int>(threadIdx.x); j < Tile::edge; j += Tile::threads) {
         double sum = 0;

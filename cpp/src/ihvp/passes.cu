@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(threads, 2) products_kernel(const DeviceRows r
     constexpr bool bytes = sizeof(S) == 1, both_bytes = bytes && sizeof(X) == 1;
     __shared__ double room[threads / 32][rows_kept];
     const int64_t b = blockIdx.x / chunks, first = blockIdx.x % chunks * chunk;
-    const int64_t base = b * rows.block_stride, end = rows.width(b), scale_stride = rows.stride / int8_block;
+    const int64_t base = b * rows.block_stride, end = padded ? rows.block_stride : rows.width(b), scale_stride = rows.stride / int8_block;
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
 
     // Columns of this thread: `wide` from load to load, `threads` apart; none beyond the block.
@@ -308,7 +308,7 @@ __global__ void __launch_bounds__(threads, 2) combine_kernel(const DeviceRows ro
     __shared__ double lifted[rows_kept];
     const int64_t piece = gridDim.x - 1 - blockIdx.x;  // from the end: the pass before left it in the cache
     const int64_t b = piece / pieces, column = (piece % pieces * threads + threadIdx.x) * wide;
-    const int64_t base = b * rows.block_stride, end = rows.width(b), scale_stride = rows.stride / int8_block;
+    const int64_t base = b * rows.block_stride, end = padded ? rows.block_stride : rows.width(b), scale_stride = rows.stride / int8_block;
     const bool inside = column < end;
     const auto coefficient = [&](int64_t t) { return coefficients[b * rows.count + t] * rows.scale_of(rows.slot(t)); };
     int exponent = 0;  // of the largest coefficient, which must not leave float64 when it is lifted
@@ -352,7 +352,7 @@ __global__ void __launch_bounds__(threads, 2) combine_kernel(const DeviceRows ro
     const double more = with_x ? *factor : 0;
 #pragma unroll
     for (int e = 0; e < wide; ++e) {
-        if (column + e >= end) continue;
+        if (column + e >= rows.width(b)) continue;
         const int64_t k = b * rows.block + column + e;
         double value = ldexp(sums[e] * Raw<S>::rest, exponent);
         if (with_x) value = fma(more, read(x, k), value);
@@ -394,7 +394,7 @@ void products(const DeviceRows& rows, int64_t slot, const double* x, double* sum
     for_stored(rows.type, [&](auto like) {
         using S = decltype(like);
         if (x != nullptr) {
-            const auto kernel = rows.padded ? products_kernel<S, double, true> : products_kernel<S, double, false>;
+            const auto kernel = rows.padded ? products_kernel<S, double, true> : products_kernel<S, double, sizeof(S) == 1>;  // no bytes of the caller's
             launch("window: products", scratch.place(), blocks, kernel, rows, x, nullptr, chunks, partials);
             return;
         }
@@ -411,7 +411,7 @@ void combine(const DeviceRows& rows, const double* coefficients, const VectorRef
     for_stored(rows.type, [&](auto like) {
         using S = decltype(like);
         const int64_t pieces = ceil_div(rows.block_stride, threads * per_load<S>);
-        const auto kernel = rows.padded ? combine_kernel<S, true> : combine_kernel<S, false>;
+        const auto kernel = rows.padded ? combine_kernel<S, true> : combine_kernel<S, sizeof(S) == 1>;
         launch("window: combination", place, {block_count(rows.blocks * pieces, "window: combination"), threads}, kernel, rows, coefficients,
                x != nullptr, x != nullptr ? *x : VectorRef{}, factor, out, pieces);
     });

@@ -53,18 +53,21 @@ inline void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint
     emulate_multiply<float16>(c, a, b0, b1);
 }
 inline void multiply_tiles(double (&c)[4], const double (&a)[2], double b) {
-    struct Shown {
-        double a[2], b;
-    };
     const int g = emulation::lane() / 4, t = emulation::lane() % 4;
-    const Shown mine{{a[0], a[1]}, b};
+    const double mine[3] = {a[0], a[1], b};
+    std::memcpy(emulation::warp_slot(emulation::lane()), mine, sizeof mine);
+    const auto shown = [](int lane, int which) {
+        double value;
+        std::memcpy(&value, static_cast<const char*>(emulation::warp_slot(lane)) + which * sizeof value, sizeof value);
+        return value;
+    };
+    emulation::warp_barrier();  // one exchange for all: these products are the emulation's slowest
     for (int k = 0; k < 4; ++k) {
-        const Shown row = emulation::exchange(mine, 4 * g + k);
-        for (int e = 0; e < 2; ++e) {
-            const double column = emulation::exchange(mine, 4 * (2 * t + e) + k).b;
-            for (int i = 0; i < 2; ++i) c[2 * i + e] = fma(row.a[i], column, c[2 * i + e]);
+        for (int i = 0; i < 2; ++i) {
+            for (int e = 0; e < 2; ++e) c[2 * i + e] = fma(shown(4 * g + k, i), shown(4 * (2 * t + e) + k, 2), c[2 * i + e]);
         }
     }
+    emulation::warp_barrier();
 }
 
 }  // namespace raphson::cuda
