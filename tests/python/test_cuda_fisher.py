@@ -112,24 +112,26 @@ def test_the_first_of_equal_scores_go(rng):
         assert np.array_equal(f.obs_prune(device.put(w), count=count).mask, expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_any_layout_is_read(rng, dtype):
-    """Rows apart, rows that begin at odd places, columns apart, and x of every stride."""
-    g, there = stored(rng, 6, 48, dtype)
-    x = rng.standard_normal((48, 4))
-    expected = FisherInverse(g, 0.1).solve(np.ascontiguousarray(x.T))
-    views = [device.get(there)] if dtype != "bfloat16" else []
-    for rows in views:
-        wide = np.full((6, 61), np.nan, dtype)
-        wide[:, 7:55] = rows
-        turned = np.asfortranarray(rows)
-        for layout in (wide[:, 7:55], turned):
-            f = FisherInverse(device.put(layout), 0.1)
-            for k in (1, 4):
-                got = device.get(f.solve(device.put(x.T[:k])))
-                np.testing.assert_allclose(got, expected[:k], rtol=0, atol=1e-12 * np.abs(expected).max())
-            d = device.get(f.diagonal())
-            np.testing.assert_allclose(d, FisherInverse(g, 0.1).diagonal(), rtol=1e-12)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("block_size", [None, 16])
+def test_any_layout_is_read(rng, block_size, dtype):
+    """Rows apart, with NaN between them, that begin at odd places; columns apart; x of every stride."""
+    g, there = stored(rng, 6, 46, dtype)
+    x = rng.standard_normal((46, 4))
+    cpu = FisherInverse(g, 0.1, block_size=block_size)
+    expected = cpu.solve(np.ascontiguousarray(x.T))
+    for first in (0, 7, None):
+        if first is None:
+            layout = np.asfortranarray(device.get(there))
+        else:
+            wide = np.full((6, 64), np.nan, dtype)
+            layout = wide[:, first : first + 46]
+            layout[:] = device.get(there)
+        f = FisherInverse(device.put(layout), 0.1, block_size=block_size)
+        for k in (1, 4):
+            got = device.get(f.solve(device.put(x.T[:k])))
+            np.testing.assert_allclose(got, expected[:k], rtol=0, atol=1e-12 * np.abs(expected).max())
+        np.testing.assert_allclose(device.get(f.diagonal()), cpu.diagonal(), rtol=1e-12)
 
 
 def test_bfloat16_right_hand_sides(rng):
@@ -195,13 +197,13 @@ def test_what_is_wrong_is_said(rng):
     g = rng.standard_normal((4, 30))
     there = device.put(g)
     f = FisherInverse(there, 0.1)
-    with pytest.raises(TypeError, match="grads is a .* array and x a numpy array"):
+    with pytest.raises(TypeError, match=r"grads is a .* array and x a numpy array"):
         f.solve(g[0])
     with pytest.raises(ValueError, match=r"solve: x must have shape \(30,\) or \(k, 30\), got \(29,\)"):
         f.solve(device.put(g[0, :29]))
     with pytest.raises(ValueError, match=r"obs_scores: w must have shape \(30,\), got \(4, 30\)"):
         f.obs_scores(there)
-    with pytest.raises(TypeError, match="grads is a .* array and w a numpy array"):
+    with pytest.raises(TypeError, match=r"grads is a .* array and w a numpy array"):
         f.obs_prune(g[0], count=3)
     with pytest.raises(TypeError, match="obs_scores: w must be"):
         f.obs_scores([1] * 30)
