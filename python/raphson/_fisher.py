@@ -88,7 +88,7 @@ class FisherInverse:
     Raises
     ------
     TypeError, ValueError
-        dtype or framework that is not taken, wrong rank, no rows or columns, NaN or Inf, λ ≤ 0.
+        dtype or framework that is not taken, wrong rank, no rows or columns, NaN or Inf (on the CPU), λ ≤ 0.
 
     Notes
     -----
@@ -98,11 +98,11 @@ class FisherInverse:
     16·m² bytes a block.
 
     On CUDA, x and w are arrays of the same library and device, and what comes back is too; calls run on the stream of
-    their array (of grads, where there is none) and return before the work is done, but for the constructor, which
-    refuses NaN and Inf in grads, and what answers with Python numbers or a mask. NaN or Inf in x or w gives NaN in what
-    it counts for, and no error. L⁻¹ is formed there (2·m³/3) and takes the place of the factor, and ``solve`` reads G
-    twice for each of up to two right-hand sides and for every 1,024 of more (fewer where their float64 copies would
-    pass 2 GB).
+    their array (of grads, where there is none) and return before the work is done, but for what answers with Python
+    numbers or a mask. Nothing is scanned there: NaN or Inf gives NaN in what it counts for, in grads (or a row whose
+    square leaves float64) all of its block. L⁻¹ is formed (2·m³/3) and takes the place of the factor, and ``solve``
+    reads G twice for each of up to two right-hand sides and for every 1,024 of more (fewer where their float64 copies
+    would pass 2 GB).
     """
 
     def __init__(self, grads: Any, damping: float, *, block_size: int | None = None) -> None:

@@ -70,7 +70,7 @@ struct CudaTable {
     // A gradient window on the place's device, checked by the caller; who gets it deletes it.
     CudaWindow* (*make_window)(std::int64_t dim, std::int64_t capacity, Damping damping, const WindowOptions& options, CudaPlace place);
     const CudaTransportTable* transport;  // ot/device_transport.h
-    // Fisher's inverse of gradients of any type, which must stay where they are (ihvp/device_fisher.h); waits.
+    // Fisher's inverse of gradients of any type, which must stay where they are (ihvp/device_fisher.h).
     CudaFisher* (*make_fisher)(const CudaView& grads, double damping, std::int64_t block_size, CudaPlace place);
 };
 

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <stdexcept>
 #include <vector>
 
 #include "gemm/product.h"
@@ -52,11 +51,7 @@ public:
         const double inverse = 1 / damping_;
         copy(inverse_damping_.get(), &inverse, sizeof inverse, cudaMemcpyHostToDevice, place);
         Scratch scratch(place);
-        auto* const bad = scratch.take_array<int>(1);
-        check(cudaMemsetAsync(bad, 0, sizeof(int), stream(place)), "FisherInverse");
-        factor(nullptr, w_.get(), bad, scratch);
-        if (read(bad, 1, place).front() == 0) return;
-        throw std::invalid_argument("FisherInverse: grads has NaN or Inf, or a row whose square leaves float64");
+        factor(nullptr, w_.get(), scratch);
     }
 
     void solve(const CudaView& x, const CudaView& out, CudaPlace place) override {
@@ -132,7 +127,7 @@ public:
         if (joint) {
             masked(wide, kept, false, 1, dim_, start, place);
             auto* const factors = scratch.take_array<double>(blocks_ * m_ * m_);
-            factor(kept, factors, nullptr, scratch);
+            factor(kept, factors, scratch);
             const double* const y = inverse_times(factors, products_with(whole(start, dim_), scratch), 1, 1, scratch);
             combine(rows(), y, nullptr, nullptr, whole(change, dim_), place);
         } else {
@@ -149,9 +144,9 @@ private:
     double shift() const { return static_cast<double>(m_) * damping_; }
 
     // w ← the inverse factors of every block's Gram matrix of the columns that are kept.
-    void factor(const std::uint8_t* kept, double* w, int* bad, Scratch& scratch) const {
+    void factor(const std::uint8_t* kept, double* w, Scratch& scratch) const {
         auto* const k = scratch.take_array<double>(blocks_ * m_ * m_);
-        gram(grads_, kept, 1, shift(), k, bad, scratch);
+        gram(grads_, kept, 1, shift(), k, scratch);
         invert_factor(k, w, m_, blocks_, shift(), scratch);
     }
 
@@ -226,7 +221,7 @@ private:
             auto* const half = inner.take_array<double>(count);
             whiten(grads_, w_.get(), first, count, 1, nullptr, v, place);
             const BlockedRows vectors{v, DType::float64, m_, group, groups, group * m_, m_, m_};
-            gram(vectors, nullptr, -1 / damping_, 1 / damping_, inverse, nullptr, inner);
+            gram(vectors, nullptr, -1 / damping_, 1 / damping_, inverse, inner);
             // F ≤ (λ + ‖G‖²/m)I, so its inverse is at least 1/(λ + trace/m); rounding aside it is never singular.
             invert_factor(inverse, factors, group, groups, 1e-300, inner);
             times_factor(factors, group, groups, w + first, 1, true, 1, half, inner);

@@ -1,6 +1,6 @@
 // The CUDA twin of Fisher, as raphson._cuda hands it out. Gradients stay where the caller keeps them; nothing waits for the
-// device but what says so. Arguments are checked by the caller, but for NaN and Inf: those in the gradients are refused
-// (std::invalid_argument) when the object is made, those in x and w go on into the answer. Arrays are the device's.
+// device but what says so. Arguments are checked by the caller; NaN and Inf go on into the answers, those of the gradients (and
+// rows whose squares leave float64) into all that their block of columns has a part in. Arrays are the device's.
 #pragma once
 
 #include <cstdint>

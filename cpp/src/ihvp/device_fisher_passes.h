@@ -23,8 +23,8 @@ struct BlockedRows {
 };
 
 // k (blocks × rows²) ← alpha·(a block's rows times their transposes) + shift·I, lower triangles; columns where `kept`
-// (as many as the columns, or null) is zero count as zero. *bad, where not null, is set when a diagonal is not finite.
-void gram(const BlockedRows& g, const std::uint8_t* kept, double alpha, double shift, double* k, int* bad, Scratch& scratch);
+// (as many as the columns, or null) is zero count as zero. What is not finite on the diagonal becomes NaN.
+void gram(const BlockedRows& g, const std::uint8_t* kept, double alpha, double shift, double* k, Scratch& scratch);
 
 // w ← L⁻¹ of k = L Lᵀ for `batch` matrices of m rows; k's lower triangles are read and used up, w is zero above the
 // diagonal. No pivot's square is below `least`; NaN stays. 2/3·m³ flops, 2·m/32 launches.

@@ -78,14 +78,14 @@ __global__ void __launch_bounds__(DoubleTile<side>::threads) gram_kernel(const B
 
 // k ← alpha·Σ parts + shift·I; k may be the only part.
 __global__ void __launch_bounds__(threads) gather_gram_kernel(const double* sums, int64_t parts, int64_t rows, int64_t entries, double alpha,
-                                                              double shift, double* k, int* bad) {
+                                                              double shift, double* k) {
     const int64_t at = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x, square = rows * rows;
     if (at >= entries) return;
     const int64_t b = at / square, i = at % square / rows, j = at % rows;
     if (j > i) return;
     double sum = 0;
     for (int64_t p = 0; p < parts; ++p) sum += sums[(b * parts + p) * square + at % square];
-    if (i == j && bad != nullptr && !(fabs(sum) <= 1.7976931348623157e308)) *bad = 1;
+    if (i == j && !(fabs(sum) <= 1.7976931348623157e308)) sum = 0.0 / 0.0;  // an infinite pivot would drop its row in silence
     k[at] = alpha * sum + (i == j ? shift : 0);
 }
 
@@ -209,7 +209,7 @@ Grid one_each(int64_t count, const char* name) { return {block_count(ceil_div(co
 
 }  // namespace
 
-void gram(const BlockedRows& g, const std::uint8_t* kept, double alpha, double shift, double* k, int* bad, Scratch& scratch) {
+void gram(const BlockedRows& g, const std::uint8_t* kept, double alpha, double shift, double* k, Scratch& scratch) {
     const int64_t entries = g.blocks * g.rows * g.rows;
     for_side(g.rows, [&](auto like) {
         using Tile = decltype(like);
@@ -220,7 +220,7 @@ void gram(const BlockedRows& g, const std::uint8_t* kept, double alpha, double s
             launch(gram_name, scratch.place(), {block_count(g.blocks * parts.count * tiles, gram_name), Tile::threads},
                    gram_kernel<decltype(number), Tile::side>, g, kept, parts, tiles, sums);
         });
-        launch(gram_name, scratch.place(), one_each(entries, gram_name), gather_gram_kernel, sums, parts.count, g.rows, entries, alpha, shift, k, bad);
+        launch(gram_name, scratch.place(), one_each(entries, gram_name), gather_gram_kernel, sums, parts.count, g.rows, entries, alpha, shift, k);
     });
 }
 
