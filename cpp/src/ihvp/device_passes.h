@@ -82,6 +82,13 @@ void newest_coefficients(const CoreJob& job, const DeviceCore* core, const Devic
 // y (count numbers) ← y·by, or with a core −y/λ, and then inverse_lambda[0] ← 1/λ.
 void scale_coefficients(double* y, int64_t count, double by, const DeviceCore* core, double* inverse_lambda, CudaPlace place);
 
+// y (count × blocks × job.count) ← the columns first … first+count-1 of every block's Gram matrix.
+void gram_columns(const CoreJob& job, int64_t first, int64_t count, double* y, CudaPlace place);
+// out[i·count + j] ← by·Σ over blocks of y[i][b][j] + y[j][b][i], y of all columns.
+void symmetric_sum(const CoreJob& job, const double* y, double by, double* out, CudaPlace place);
+// *result ← log det F, by the factor.
+void log_determinant(const CoreJob& job, const DeviceCore* core, double* result, CudaPlace place);
+
 // The most rows whose vectors fit a block's shared memory.
 int64_t most_rows(int device);
 

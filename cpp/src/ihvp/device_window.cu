@@ -74,7 +74,7 @@ public:
         combine(rows(), y, &x, inverse_lambda, out, place);
     }
 
-    void solve_recent(const double* weights, int64_t count, double* out, CudaPlace place) override {
+    void solve_recent(const double* weights, int64_t count, const VectorRef& out, CudaPlace place) override {
         const Turn turn(turns_, place);
         Scratch scratch(place);
         std::vector<double> start(static_cast<std::size_t>(blocks_ * length_));
@@ -82,14 +82,11 @@ public:
             for (int64_t s = 0; s < count; ++s) start[static_cast<std::size_t>((b + 1) * length_ - 1 - s)] = weights[s];
         }
         auto* const y = scratch.take_array<double>(blocks_ * length_);
-        auto* const result = scratch.take_array<double>(dim_);
         copy(y, start.data(), start.size() * sizeof(double), cudaMemcpyHostToDevice, place);
         refresh_factor(core(), nullptr, true, core_.get(), place);
         solve_core(core(), y, 1, true, place);
         scale_coefficients(y, blocks_ * length_, scale(), nullptr, nullptr, place);
-        combine(rows(), y, nullptr, nullptr, {result, DType::float64, dim_, 1}, place);
-        const std::vector<double> here = cuda::read(result, dim_, place);
-        std::copy(here.begin(), here.end(), out);
+        combine(rows(), y, nullptr, nullptr, out, place);
     }
 
     double quadratic(const VectorRef& x, CudaPlace place) override {
@@ -112,7 +109,8 @@ public:
     // m·K(K + mλI)⁻¹ does not cancel, m − m²λ(K + mλI)⁻¹ does.
     double quadratic(int64_t index, CudaPlace place) override {
         const Turn turn(turns_, place);
-        const std::vector<double> x = gram_columns(index, 1, place);
+        Scratch scratch(place);
+        const std::vector<double> x = read(solved_columns(index, 1, scratch), blocks_ * length_, place);
         double sum = 0;
         for (int64_t b = 0; b < blocks_; ++b) sum += scale() * x[static_cast<std::size_t>(b * length_ + index)];
         return sum;
@@ -120,30 +118,17 @@ public:
 
     double logdet(CudaPlace place) override {
         const Turn turn(turns_, place);
+        Scratch scratch(place);
+        auto* const logs = scratch.take_array<double>(1);
         refresh_factor(core(), nullptr, true, core_.get(), place);
-        const DeviceCore now = state_of_core(place);
-        const std::vector<double> factor = cuda::read(core().factor, blocks_ * ring_ * ring_, place);
-        double sum = static_cast<double>(dim_) * std::log(now.lambda);
-        for (int64_t b = 0; b < blocks_; ++b) {
-            for (int64_t t = 0; t < length_; ++t) {
-                sum += 2 * std::log(factor[static_cast<std::size_t>((b * ring_ + rows().slot(t)) * ring_)]) - std::log(now.shift);
-            }
-        }
-        return sum;
+        log_determinant(core(), core_.get(), logs, place);
+        return read(logs, 1, place).front();
     }
 
     void influence(double* out, CudaPlace place) override {
         const Turn turn(turns_, place);
-        const std::vector<double> x = gram_columns(0, length_, place);  // set i: column i of K(K + mλI)⁻¹
-        for (int64_t i = 0; i < length_; ++i) {
-            for (int64_t j = 0; j < length_; ++j) {
-                double sum = 0;
-                for (int64_t b = 0; b < blocks_; ++b) {
-                    sum += x[static_cast<std::size_t>((i * blocks_ + b) * length_ + j)] + x[static_cast<std::size_t>((j * blocks_ + b) * length_ + i)];
-                }
-                out[i * length_ + j] = 0.5 * scale() * sum;
-            }
-        }
+        Scratch scratch(place);
+        symmetric_sum(core(), solved_columns(0, length_, scratch), 0.5 * scale(), out, place);
     }
 
     double damping_in_use(CudaPlace place) override {
@@ -264,24 +249,12 @@ private:
         return y;
     }
     // (K + mλI)⁻¹ times the columns first … first+count-1 of K, of every block.
-    std::vector<double> gram_columns(int64_t first, int64_t count, CudaPlace place) {
-        Scratch scratch(place);
-        const std::vector<double> gram = cuda::read(core().gram, blocks_ * ring_ * ring_, place);
-        std::vector<double> columns(static_cast<std::size_t>(count * blocks_ * length_));
-        for (int64_t c = 0; c < count; ++c) {
-            for (int64_t b = 0; b < blocks_; ++b) {
-                for (int64_t t = 0; t < length_; ++t) {
-                    const int64_t low = std::min(t, first + c), high = std::max(t, first + c);
-                    columns[static_cast<std::size_t>((c * blocks_ + b) * length_ + t)] =
-                        gram[static_cast<std::size_t>((b * ring_ + rows().slot(low)) * ring_ + high - low)];
-                }
-            }
-        }
+    double* solved_columns(int64_t first, int64_t count, Scratch& scratch) {
         auto* const y = scratch.take_array<double>(count * blocks_ * length_);
-        copy(y, columns.data(), columns.size() * sizeof(double), cudaMemcpyHostToDevice, place);
-        refresh_factor(core(), nullptr, true, core_.get(), place);
-        solve_core(core(), y, count, true, place);
-        return cuda::read(y, count * blocks_ * length_, place);
+        gram_columns(core(), first, count, y, scratch.place());
+        refresh_factor(core(), nullptr, true, core_.get(), scratch.place());
+        solve_core(core(), y, count, true, scratch.place());
+        return y;
     }
     DeviceCore state_of_core(CudaPlace place) const { return cuda::read(core_.get(), 1, place).front(); }
     void forget_factor(CudaPlace place) { check(cudaMemsetAsync(core_.get(), 0, core_.bytes(), stream(place)), "GradientWindow: damping"); }
