@@ -22,6 +22,7 @@ set(RAPHSON_CUDA_SOURCES
   src/ot/resident.cu
   src/sketch/device_sketch.cu
   src/sketch/gaussian.cu
+  src/sketch/hadamard.cu
   src/sketch/passes.cu
   src/sketch/sweep.cu
 )

@@ -40,11 +40,12 @@ struct CudaView {
     std::int64_t rows, columns, row_stride, column_stride;
 };
 
-// A SparseSign, or a Gaussian when nnz is 0.
+// A SparseSign, or when nnz is 0 an SRHT with its rows of H (the host's), or without them a Gaussian.
 struct CudaEmbedding {
     std::uint64_t seed;
     std::int64_t rows, cols;
     int nnz;
+    const std::int64_t* picked = nullptr;
 };
 
 struct CudaTable {

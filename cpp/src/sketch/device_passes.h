@@ -51,6 +51,17 @@ void normal_entries(const NormalEntries& s, int64_t n, double* out, int64_t ld, 
 // out (s.rows × a.cols) = S diag(weights) A, S made where it is used; weights (a.rows) or null. Overwrites.
 void normal_sketch(const NormalEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch);
 
+// An SRHT of the first columns: signs by Philox keyed with the seed, and the rows of H that were picked, on the device.
+struct HadamardEntries {
+    std::uint64_t seed;
+    std::uint32_t stream;
+    int64_t rows;
+    const int64_t* picked;
+    double scale;
+};
+// out (s.rows × a.cols) = S diag(weights) A; weights (a.rows) or null. Overwrites. One read of A; scratch: sums.
+void hadamard_sketch(const HadamardEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch);
+
 // What a sweep makes of t = A v, row by row.
 enum class RowLoss : std::uint8_t {
     none,      // u = weight · curvature · t: products with Aᵀ D A
