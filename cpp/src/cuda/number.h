@@ -89,6 +89,17 @@ struct SumOf<double> {
 template <class T>
 using Sum = typename SumOf<T>::type;
 
+// f(T{}) for the type that is known when the host runs.
+template <class F>
+void for_type(DType type, F&& f) {
+    switch (type) {
+        case DType::float64: return f(double{});
+        case DType::float32: return f(float{});
+        case DType::bfloat16: return f(bfloat16{});
+        case DType::float16: return f(float16{});
+    }
+}
+
 // Number `at` of an array whose type is known when the kernel runs.
 __device__ __forceinline__ double read_number(const void* data, DType type, std::int64_t at) {
     switch (type) {

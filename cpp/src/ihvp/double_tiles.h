@@ -96,29 +96,21 @@ private:
     }
 };
 
-// An operand whose rows are a matrix's rows, each contiguous.
-template <class S>
-struct RowOperand {
+// A matrix, each of its rows contiguous: its rows are the operand's where `rows_first`, else its columns are.
+template <class S, bool rows_first>
+struct MatrixOperand {
     using Number = S;
-    static constexpr bool by_rows = true;
+    static constexpr bool by_rows = rows_first;
     const S* data;
     int64_t ld, rows, depth;
 
     __device__ S operator()(int64_t row, int64_t k) const {
-        return row < rows && k < depth ? data[row * ld + k] : S{};
+        return row < rows && k < depth ? data[rows_first ? row * ld + k : k * ld + row] : S{};
     }
 };
-// Whose rows are a matrix's columns.
 template <class S>
-struct ColumnOperand {
-    using Number = S;
-    static constexpr bool by_rows = false;
-    const S* data;
-    int64_t ld, rows, depth;
-
-    __device__ S operator()(int64_t row, int64_t k) const {
-        return row < rows && k < depth ? data[k * ld + row] : S{};
-    }
-};
+using RowOperand = MatrixOperand<S, true>;
+template <class S>
+using ColumnOperand = MatrixOperand<S, false>;
 
 }  // namespace raphson::cuda

@@ -16,15 +16,6 @@ constexpr int threads = 256;  // of the kernels without tiles
 constexpr int64_t blocks_wanted = 528;  // four for each processor of the largest GPUs
 constexpr int64_t least_part = 2048;    // columns
 
-template <class F>
-void for_type(DType type, F&& f) {
-    switch (type) {
-        case DType::float64: return f(double{});
-        case DType::float32: return f(float{});
-        case DType::bfloat16: return f(bfloat16{});
-        case DType::float16: return f(float16{});
-    }
-}
 // Large matrices in tiles of 128, which read half of what tiles of 64 do; small ones in tiles that they fill.
 template <class F>
 void for_side(int64_t rows, F&& f) {
