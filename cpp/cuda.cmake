@@ -7,7 +7,11 @@ set(RAPHSON_CUDA_SOURCES
   src/gemm/product.cu
   src/gemm/wgmma.cu
   src/ihvp/core.cu
+  src/ihvp/device_fisher.cu
   src/ihvp/device_window.cu
+  src/ihvp/fisher_passes.cu
+  src/ihvp/fisher_vectors.cu
+  src/ihvp/inverse_factor.cu
   src/ihvp/passes.cu
   src/newton_schulz/iterate.cu
   src/newton_schulz/passes.cu
@@ -21,6 +25,7 @@ set(RAPHSON_CUDA_SOURCES
   src/sketch/device_rows.cu
   src/sketch/device_sketch.cu
   src/sketch/gaussian.cu
+  src/sketch/hadamard.cu
   src/sketch/passes.cu
   src/sketch/sweep.cu
 )

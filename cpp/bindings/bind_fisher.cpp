@@ -106,6 +106,11 @@ public:
                      [&] { fisher_->submatrix(r, nr, c, nc, data); });
         return out;
     }
+    double element(std::int64_t i, std::int64_t j) const {
+        double entry = 0;
+        fisher_->submatrix(&i, 1, &j, 1, &entry);
+        return entry;
+    }
     double logdet() const { return fisher_->logdet(); }
     Doubles remove(const Doubles& w, const Mask& kept) const {
         Doubles out(static_cast<py::ssize_t>(fisher_->dim()));
@@ -231,6 +236,7 @@ void bind_fisher(py::module_& m) {
         .def("diagonal", &PyFisher::diagonal)
         .def("scores", &PyFisher::scores)
         .def("submatrix", &PyFisher::submatrix)
+        .def("element", &PyFisher::element)
         .def("logdet", &PyFisher::logdet)
         .def("remove", &PyFisher::remove)
         .def("energy", &PyFisher::energy);

@@ -8,6 +8,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "bindings.h"
 #include "cuda_module.h"
@@ -35,9 +36,9 @@ public:
             shape_.scales_per_row += (std::min(width, dim - first) + int8_block - 1) / int8_block;
         }
         place_ = {device, nullptr};
-        const CudaTable& table = cuda_device("GradientWindow", device);
+        table_ = &cuda_device("GradientWindow", device);
         const py::gil_scoped_release released;
-        window_.reset(table.make_window(dim, capacity, {damping, relative}, options, place_));
+        window_.reset(table_->make_window(dim, capacity, {damping, relative}, options, place_));
     }
 
     void push(py::handle given) {
@@ -46,19 +47,20 @@ public:
         g.hold();
         const VectorRef ref = vector(g);
         locked([&] { window_->precondition(ref, nullptr, *g.cuda()); });
+        remember(g);
     }
     py::object precondition(py::handle given, py::handle out) {
         return map({"precondition", "g"}, gradient_types(shape_.type), given, out, [&](VectorMap& map) {
             const VectorRef to = map.to();
             window_->precondition(map.from(), &to, *map.x.cuda());
-        });
+        }, true);
     }
     py::object solve(py::handle given, py::handle out) {
         require_rows("solve");
         return map({"solve", "x"}, any_float, given, out,
                    [&](VectorMap& map) { window_->solve(map.from(), map.to(), *map.x.cuda()); });
     }
-    py::array_t<double> solve_recent(const py::array_t<double, py::array::c_style | py::array::forcecast>& weights) {
+    py::object solve_recent(const py::array_t<double, py::array::c_style | py::array::forcecast>& weights) {
         require_rows("solve_recent");
         const auto count = static_cast<std::int64_t>(weights.size());
         if (count > length()) {
@@ -69,10 +71,10 @@ public:
         if (!std::all_of(values, values + count, [](double v) { return std::isfinite(v); })) {
             throw py::value_error("solve_recent: weights must be finite");
         }
-        py::array_t<double> out(dim_);
-        double* to = out.mutable_data();
-        locked([&] { window_->solve_recent(values, count, to, place_); });
-        return out;
+        const DType type = shape_.type == WindowType::float64 ? DType::float64 : DType::float32;
+        return answer(type, {dim_}, [&](void* to, CudaPlace place) {
+            window_->solve_recent(values, count, {to, type, dim_, 1}, place);
+        });
     }
     double quadratic_vector(py::handle given) {
         require_rows("quadratic");
@@ -94,13 +96,10 @@ public:
         require_rows("logdet");
         return locked([&] { return window_->logdet(place_); });
     }
-    py::array_t<double> influence() {
+    py::object influence() {
         require_rows("influence");
-        const auto n = static_cast<py::ssize_t>(length());
-        py::array_t<double> out({n, n});
-        double* to = out.mutable_data();
-        locked([&] { window_->influence(to, place_); });
-        return out;
+        const std::int64_t n = length();
+        return answer(DType::float64, {n, n}, [&](void* to, CudaPlace place) { window_->influence(static_cast<double*>(to), place); });
     }
     void set_damping(double value, bool relative) {
         check_damping("damping", {value, relative});
@@ -135,12 +134,42 @@ private:
         return work();
     }
     template <class Work>
-    py::object map(Where where, unsigned types, py::handle given, py::handle out, Work&& work) {
+    py::object map(Where where, unsigned types, py::handle given, py::handle out, Work&& work, bool gradient = false) {
         VectorMap map(given, out, where, types | and_cuda);
         check_vector(map.x);
         map.hold();
         locked([&] { work(map); });
+        if (gradient) remember(map.x);
         return map.finish();
+    }
+    // Answers that no array was given for come in the library of the newest gradient, of which one number is kept.
+    void remember(const Tensor& g) {
+        if (framework_ == g.framework()) return;
+        const std::int64_t shape[] = {1};
+        like_ = NewArray(g, DType::float32, 1, shape).finish();
+        framework_ = g.framework();
+    }
+    // A fresh array of that library, on its stream of now; NumPy's where no gradient has come since a state was loaded.
+    template <class Work>
+    py::object answer(DType type, const std::vector<std::int64_t>& shape, Work&& work) {
+        if (like_) {
+            const Tensor like(like_, {"GradientWindow", "g"}, any_float | and_cuda);
+            NewArray fresh(like, type, static_cast<int>(shape.size()), shape.data());
+            void* const to = fresh.batch().data;
+            locked([&] { work(to, *like.cuda()); });
+            return fresh.finish();
+        }
+        const std::vector<py::ssize_t> dims(shape.begin(), shape.end());
+        py::array out(py::dtype(type == DType::float64 ? "float64" : "float32"), dims);
+        void* const host = out.mutable_data();
+        const auto bytes = static_cast<std::size_t>(out.nbytes());
+        locked([&] {
+            void* const there = table_->allocate(bytes, place_);
+            work(there, place_);
+            table_->read({there, type, 1, static_cast<std::int64_t>(bytes) / itemsize(type), 0, 1}, host, place_);
+            table_->release(there, place_);
+        });
+        return std::move(out);
     }
     void check_vector(const Tensor& x) const {
         const std::string subject = std::string(x.where().function) + ": " + x.where().argument;
@@ -157,6 +186,9 @@ private:
     std::mutex mutex_;
     std::int64_t dim_, capacity_;
     WindowShape shape_{};
+    const CudaTable* table_ = nullptr;
+    py::object like_;
+    std::string framework_;
     CudaPlace place_{};  // for what comes without an array: the legacy default stream
     std::unique_ptr<CudaWindow> window_;
 };

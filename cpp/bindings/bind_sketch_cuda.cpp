@@ -5,6 +5,7 @@
 
 #include "bindings.h"
 #include "cuda_module.h"
+#include "raphson/sketch.h"
 #include "tensor.h"
 
 namespace raphson::bindings {
@@ -84,10 +85,10 @@ void bind_sketch_cuda(py::module_& m) {
         const int type = py::cast<int>(py::cast<py::tuple>(a.attr("__dlpack_device__")())[0]);
         return type == kDLCUDA || type == kDLCUDAManaged;
     });
-    // nnz: 0 is a Gaussian.
-    m.def("_cuda_sketch", [](const std::string& function, std::uint64_t seed, std::int64_t rows, std::int64_t cols, int nnz, py::handle a,
-                             py::handle weights, py::handle out) {
-        return run(function, {seed, rows, cols, nnz}, false, a, weights, out);
+    // nnz: 0 is an SRHT where one is given, else a Gaussian.
+    m.def("_cuda_sketch", [](const std::string& function, std::uint64_t seed, std::int64_t rows, std::int64_t cols, int nnz, const SRHT* srht,
+                             py::handle a, py::handle weights, py::handle out) {
+        return run(function, {seed, rows, cols, nnz, srht == nullptr ? nullptr : srht->picked().data()}, false, a, weights, out);
     });
     m.def("_cuda_adjoint", [](const std::string& function, std::uint64_t seed, std::int64_t rows, std::int64_t cols, int nnz, py::handle b) {
         return run(function, {seed, rows, cols, nnz}, true, b, py::none(), py::none());

@@ -15,6 +15,7 @@ void bind_ot_cuda(pybind11::module_& m);
 void bind_sketch(pybind11::module_& m);
 void bind_sketch_cuda(pybind11::module_& m);
 void bind_fisher(pybind11::module_& m);
+void bind_fisher_cuda(pybind11::module_& m);
 void bind_ihvp(pybind11::module_& m);
 void bind_ihvp_cuda(pybind11::module_& m);
 void bind_newton(pybind11::module_& m);

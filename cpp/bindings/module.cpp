@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, m) {
     raphson::bindings::bind_newton_schulz_extra(m);
     raphson::bindings::bind_matrix_functions(m);
     raphson::bindings::bind_fisher(m);
+    raphson::bindings::bind_fisher_cuda(m);
     raphson::bindings::bind_ihvp(m);
     raphson::bindings::bind_ihvp_cuda(m);
     raphson::bindings::bind_ot(m);

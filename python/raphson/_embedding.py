@@ -82,7 +82,7 @@ class Embedding:
         A : array (cols, d) or (cols,), SciPy CSR or CSC, or a callable
             float64 or float32. A callable returns a fresh iterator of blocks of consecutive rows, for data that does
             not fit in memory; a memory map is read in place. SciPy matrices give SciPy matrices where S is sparse.
-            CUDA arrays (SparseSign, CountSketch, Gaussian): contiguous rows, ``weights`` a float64 CUDA array, and the
+            CUDA arrays (not RowSample): contiguous rows, ``weights`` a float64 CUDA array, and the
             result is written on their stream; the order of additions is fixed, NaN is not looked for.
         weights : array (cols,), optional
             Row weights; for the sketch of √D A pass the square roots.
@@ -103,7 +103,8 @@ class Embedding:
         """
         function = f"{self._name}.apply"
         if self._cuda_nnz is not None and _core._is_cuda(A):
-            return _core._cuda_sketch(function, self._seed, *self.shape, self._cuda_nnz, A, weights, out)
+            srht = self._core if isinstance(self._core, _core.SRHT) else None
+            return _core._cuda_sketch(function, self._seed, *self.shape, self._cuda_nnz, srht, A, weights, out)
         w = None if weights is None else self._weights(weights, function)
         if is_sparse(A):
             return self._apply_sparse(A, w, out, function)

@@ -58,7 +58,7 @@ class PruneResult:
     weights : array (dim,)
         In w's framework and dtype: zero where pruned, the others moved to make up for it.
     mask : ndarray of bool (dim,)
-        True = kept.
+        True = kept. NumPy's, wherever the weights lie.
     loss_increase : float
         ½(λ‖δ‖² + ‖Gδ‖²/m) of the whole change δ = weights − w: what the quadratic model predicts.
     """
@@ -78,8 +78,8 @@ class FisherInverse:
     Parameters
     ----------
     grads : array (m, d)
-        float64, float32, bfloat16 or float16; read in place when rows are contiguous, else copied once. It must not
-        be modified while this object lives.
+        float64, float32, bfloat16 or float16, on the CPU or a CUDA device; read in place when rows are contiguous, else
+        copied once. It must not be modified while this object lives.
     damping : float
         λ > 0.
     block_size : int, optional
@@ -88,7 +88,7 @@ class FisherInverse:
     Raises
     ------
     TypeError, ValueError
-        dtype or framework that is not taken, wrong rank, no rows or columns, NaN or Inf, λ ≤ 0.
+        dtype or framework that is not taken, wrong rank, no rows or columns, NaN or Inf (on the CPU), λ ≤ 0.
 
     Notes
     -----
@@ -96,6 +96,13 @@ class FisherInverse:
     With V = L⁻¹G, F⁻¹ = (I − VᵀV)/λ, and V is M-FAC's recursion (arXiv 2107.03356, algorithm 1) row for row:
     V_i = √(λ/q_i)·v_i up to rounding. V is formed tile by tile where it is needed and never stored. Memory beside G:
     16·m² bytes a block.
+
+    On CUDA, x and w are arrays of the same library and device, and what comes back is too; calls run on the stream of
+    their array (of grads, where there is none) and return before the work is done, but for what answers with Python
+    numbers or a mask. Nothing is scanned there: NaN or Inf gives NaN in what it counts for, in grads (or a row whose
+    square leaves float64) all of its block. L⁻¹ is formed (2·m³/3) and takes the place of the factor, and ``solve``
+    reads G twice for each of up to two right-hand sides and for every 1,024 of more (fewer where their float64 copies
+    would pass 2 GB).
     """
 
     def __init__(self, grads: Any, damping: float, *, block_size: int | None = None) -> None:
@@ -105,7 +112,9 @@ class FisherInverse:
         shape = getattr(grads, "shape", None)
         if shape is not None and len(shape) == 2 and 0 in tuple(shape):
             raise ValueError(f"FisherInverse: grads must have rows and columns, got shape {tuple(shape)}")
-        self._core = _core.FisherInverse(grads, self._damping, self._block_size)
+        self._core: _core.FisherInverse | _core.CudaFisherInverse
+        kind = _core.CudaFisherInverse if _core._is_cuda(grads) else _core.FisherInverse
+        self._core = kind(grads, self._damping, self._block_size)
         self._count, self._dim = self._core.shape
 
     @property
@@ -163,7 +172,7 @@ class FisherInverse:
         for index in (i, j):
             if not 0 <= index < self._dim:
                 raise OutOfRangeError(f"element: index {index} is out of range for dim {self._dim}")
-        return float(self._core.submatrix(np.array([i]), np.array([j]))[0, 0])
+        return self._core.element(i, j)
 
     def submatrix(self, rows: Any, cols: Any) -> Any:
         """F⁻¹[rows, cols]: float64 (len(rows), len(cols)) in the framework of the gradients.
@@ -202,8 +211,11 @@ class FisherInverse:
         array (dim / group,)
             float64, in the framework of the gradients.
         """
+        size = self._group(group, "obs_scores")
+        if isinstance(self._core, _core.CudaFisherInverse):
+            return self._core.scores(w, size)
         values = _doubles(w, (self._dim,), "obs_scores", "w")
-        return _in_framework(self._grads, self._core.scores(values, self._group(group, "obs_scores"))[0])
+        return _in_framework(self._grads, self._core.scores(values, size)[0])
 
     def obs_prune(
         self,
@@ -235,7 +247,6 @@ class FisherInverse:
         PruneResult
         """
         size = self._group(group, "obs_prune")
-        values = _doubles(w, (self._dim,), "obs_prune", "w")
         if (fraction is None) == (count is None):
             raise ValueError("obs_prune: give one of fraction and count")
         if fraction is not None:
@@ -247,6 +258,9 @@ class FisherInverse:
             if not 0 <= number <= self._dim or number % size != 0:
                 raise ValueError(f"obs_prune: count must be a multiple of {size} in [0, {self._dim}], got {number}")
             groups = number // size
+        if isinstance(self._core, _core.CudaFisherInverse):
+            return PruneResult(*self._core.prune(w, size, groups, joint))
+        values = _doubles(w, (self._dim,), "obs_prune", "w")
         scores, multipliers = self._core.scores(values, size)
         mask = np.ones((self._dim // size, size), dtype=bool)
         mask[np.argsort(scores, kind="stable")[:groups]] = False
@@ -261,8 +275,10 @@ class FisherInverse:
         return PruneResult(_like(w, pruned), kept, self._core.energy(change))
 
 
-def _in_framework(given: Any, values: npt.NDArray[Any]) -> Any:
-    """A NumPy array as an array of the framework that ``given`` comes from."""
+def _in_framework(given: Any, values: Any) -> Any:
+    """A NumPy array as an array of the framework that ``given`` comes from; what is one already stays."""
+    if not isinstance(values, np.ndarray):
+        return values
     kind = type(given)
     if kind.__module__.split(".")[0] == "torch":
         import torch

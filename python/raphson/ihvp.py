@@ -105,7 +105,8 @@ class GradientWindow:
     as it was.
 
     On CUDA, ``push``, ``precondition`` and ``solve`` run on the stream of their array and return before the work is
-    done; everything else waits for the device, and ``solve_recent`` and ``influence`` answer with NumPy arrays. A
+    done; so do ``solve_recent`` and ``influence``, which answer with arrays of the newest gradient's library (NumPy
+    arrays where no gradient has come since a state was loaded). What answers with numbers waits for the device. A
     gradient that is not finite, or too large for the dtype, is found only on the device: it enters as a row of zeros,
     and ``precondition`` answers with NaN. States go from one device to another. The capacity is limited by a block's
     shared memory (about 11,900 gradients), and ``comm`` must be None.
@@ -280,7 +281,7 @@ class GradientWindow:
         result: ArrayT = self._core.solve(x, out)
         return result
 
-    def solve_recent(self, weights: Any) -> npt.NDArray[Any]:
+    def solve_recent(self, weights: Any) -> Any:
         """F⁻¹ Σ wₛ g₍newest−s₎: a momentum of stored gradients, preconditioned without a pass for its products.
 
         Parameters
@@ -290,15 +291,15 @@ class GradientWindow:
 
         Returns
         -------
-        ndarray (dim,)
-            float64 for a float64 window, else float32.
+        array (dim,)
+            float64 for a float64 window, else float32; NumPy's on the CPU.
         """
         values = np.asarray(weights, dtype=np.float64)
         if values.ndim != 1:
             raise ValueError(f"solve_recent: weights must have one axis, got shape {values.shape}")
-        dtype = np.float64 if self._dtype == "float64" else np.float32
         if isinstance(self._core, _core.CudaGradientWindow):
-            return self._core.solve_recent(values).astype(dtype)
+            return self._core.solve_recent(values)
+        dtype = np.float64 if self._dtype == "float64" else np.float32
         out = np.empty(self._dim, dtype=dtype)
         self._core.solve_recent(values, out)
         return out
@@ -318,7 +319,7 @@ class GradientWindow:
         """log det F."""
         return self._core.logdet()
 
-    def influence(self) -> npt.NDArray[np.float64]:
+    def influence(self) -> Any:
         """G F⁻¹ Gᵀ, (len, len), oldest first, as m·K(K + mλI)⁻¹, which does not cancel; 2·len³ flops a block."""
         return self._core.influence()
 

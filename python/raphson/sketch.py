@@ -159,10 +159,12 @@ class SRHT(Embedding):
     -----
     Methods as those of :class:`SparseSign`. S A reads A once, in groups of 16 columns and chunks of up to 4096 rows:
     the transform of the whole is the sum of the chunks' with signs, so nothing of A's size is kept. log₂(chunk) +
-    rows/chunk additions an entry of A. Source: Ailon and Chazelle 2006; Tropp 2011.
+    rows/chunk additions an entry of A. On CUDA groups have 8 columns and chunks up to 2048 rows. Source: Ailon and
+    Chazelle 2006; Tropp 2011.
     """
 
     _name = "SRHT"
+    _cuda_nnz = 0
 
     def __init__(self, rows: int, cols: int, *, seed: Seed = 0) -> None:
         super().__init__(rows, cols, seed)

@@ -93,13 +93,17 @@ void check_queries(Pair& pair, double tolerance = close_to) {
     CHECK(std::fabs(pair.gpu->logdet(here) - pair.cpu.logdet()) <= tolerance * (1 + std::fabs(pair.cpu.logdet())));
     std::vector<double> influence(static_cast<std::size_t>(n * n)), theirs(influence.size());
     pair.cpu.influence(influence.data());
-    pair.gpu->influence(theirs.data(), here);
+    double* const device_influence = poisoned<double>(scratch, n * n);
+    pair.gpu->influence(device_influence, here);
+    theirs = download(device_influence, n * n);
     CHECK(distance(theirs, influence) <= tolerance);
     const std::vector<double> weights = {0.5, -0.25};
     const auto count = static_cast<int64_t>(std::min<std::size_t>(weights.size(), static_cast<std::size_t>(n)));
     std::vector<double> recent(static_cast<std::size_t>(pair.dim)), other(recent.size());
     pair.cpu.solve_recent(weights.data(), count, reference(recent));
-    pair.gpu->solve_recent(weights.data(), count, other.data(), here);
+    double* const device_recent = poisoned<double>(scratch, pair.dim);
+    pair.gpu->solve_recent(weights.data(), count, {device_recent, DType::float64, pair.dim, 1}, here);
+    other = download(device_recent, pair.dim);
     CHECK(distance(other, recent) <= tolerance);
     CHECK(std::fabs(pair.gpu->damping_in_use(here) - pair.cpu.damping_in_use()) <= tolerance * pair.cpu.damping_in_use());
 }

@@ -1,10 +1,13 @@
 // Sketches on the device: the CPU's places and normal numbers, and sums of what they pick.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
 #include <vector>
 
 #include "common/philox.h"
+#include "raphson/sketch.h"
+#include "sketch/streams.h"
 #include "sketch_support.h"
 #include "table.h"
 
@@ -245,4 +248,40 @@ TEST_CASE_TEMPLATE("cuda sketch: Gaussian", T, double, float) {
     check_gaussian<T, float>({63, 5, 7, (int64_t{1} << 32) - 9, 0.3}, 1100, 5, 5, 5, false);  // several parts
     check_gaussian<T, double>({64, 5, 30, 0, 0.3}, 0, 2, 2, 2, false);
     check_gaussian<T, double>({65, 5, 130, 0, 0.1}, 33, 3, 4, 3, false);
+}
+
+// ---- SRHT ---------------------------------------------------------------------------------------------------------------
+
+TEST_CASE_TEMPLATE("cuda sketch: SRHT by its definition", T, double, float) {
+    for (const auto [n, d, rows] : {std::array<int64_t, 3>{1, 1, 1}, {100, 9, 7}, {700, 8, 130}, {2500, 3, 1100}}) {
+        CAPTURE(n);
+        Scratch scratch(here);
+        const Matrix<T> a(n, d, d + 3, 91);
+        const std::vector<double> weights = some_weights(n);
+        const raphson::SRHT s(rows, n, 12345);
+        const std::vector<int64_t> picked = s.picked();
+        const int64_t ld = d + 1;
+        double* const out = poisoned<double>(scratch, rows * ld);
+        raphson::cuda::hadamard_sketch({12345, raphson::srht_sign_stream, rows, upload(scratch, picked), 0.5}, a.on_device(scratch),
+                                       upload(scratch, weights), {out, raphson::DType::float64, ld}, scratch);
+        const std::vector<double> got = download(out, rows * ld);
+        Worst worst;
+        for (int64_t r = 0; r < rows; r += 1 + rows / 50) {
+            for (int64_t j = 0; j < d; ++j) {
+                long double sum = 0, size = 0;
+                for (int64_t i = 0; i < n; ++i) {
+                    const auto block = raphson::philox_at(static_cast<std::uint64_t>(i / 128), 0, raphson::srht_sign_stream,
+                                                          raphson::PhiloxKey::from_seed(12345));
+                    int turns = static_cast<int>(block[static_cast<std::size_t>(i % 128 / 32)] >> (i % 32) & 1);
+                    for (std::uint64_t both = static_cast<std::uint64_t>(i & picked[static_cast<std::size_t>(r)]); both != 0; both &= both - 1) ++turns;
+                    const long double term = 0.5L * weights[static_cast<std::size_t>(i)] * a.at(i, j);
+                    sum += turns % 2 == 0 ? term : -term;
+                    size += std::fabs(term);
+                }
+                worst.account(got[static_cast<std::size_t>(r * ld + j)], sum, roundings(n + 4) * size);
+            }
+        }
+        CHECK(worst.ratio == 0);
+        for (int64_t r = 0; r < rows; ++r) CHECK(std::isnan(got[static_cast<std::size_t>(r * ld + d)]));
+    }
 }

@@ -145,3 +145,31 @@ def test_a_result_speaks_dlpack(rng):
 def test_a_call_of_nothing_is_no_error():
     assert orthogonalize_many([]) == []
     assert raphson.build_info()["cuda_available"]
+
+
+@pytest.mark.skipif(device.emulated, reason="needs a GPU: the emulation has no streams to capture")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(64, 128), (300, 200), (3, 100, 400)], ids=str)
+@pytest.mark.parametrize("method", ["standard", "gram"])
+def test_a_cuda_graph_replays(rng, method, shape, dtype):
+    """Fixed steps and out=: nothing waits, and memory is taken in the order of the stream, so torch can capture it."""
+    torch = device.torch
+    x, other = put(rng.standard_normal(shape), dtype), put(rng.standard_normal(shape), dtype)
+    out = torch.full_like(x, float("nan"))
+
+    def work() -> None:
+        orthogonalize(x, schedule="muon", steps=5, method=method, out=out)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        work()  # what is made once is made here: the pool, cuBLAS's choices
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    for values in (other, x.clone()):
+        x.copy_(values)
+        out.fill_(float("nan"))
+        graph.replay()
+        assert torch.equal(out, orthogonalize(x, schedule="muon", steps=5, method=method))

@@ -16,6 +16,7 @@ EMBEDDINGS = {
     "dense signs": SparseSign(20, N, nnz=20, seed=1),
     "count": CountSketch(33, N, seed=2),
     "gaussian": Gaussian(25, N, seed=5),
+    "srht": SRHT(45, N, seed=7),
 }
 
 
@@ -38,6 +39,22 @@ def test_the_adjoint_too(rng, name):
     s = EMBEDDINGS[name]
     b = rng.standard_normal((s.shape[0], D))
     np.testing.assert_allclose(device.get(s.adjoint(device.put(b))), s.adjoint(b), atol=1e-13)
+
+
+@pytest.mark.parametrize("rows", [1, 100, 3000])
+@pytest.mark.parametrize("n", [1, 5, 127, 4096, 5000])
+def test_srht_of_many_shapes(rng, n, rows):
+    """Chunks of every length, several of them, the last one short, more columns than a tile."""
+    s = SRHT(min(rows, 1 << (n - 1).bit_length()), n, seed=9)
+    a, w = rng.standard_normal((n, 9)), rng.standard_normal(n)
+    found, expected = device.get(s.apply(device.put(a), weights=device.put(w))), s.apply(a, weights=w)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * np.abs(a).sum(axis=0).max())
+    np.testing.assert_array_equal(device.get(s.apply(device.put(a), weights=device.put(w))), found)
+
+
+def test_srht_entries_are_the_cpus(rng):
+    s = SRHT(64, 130, seed=2**64 - 1)
+    np.testing.assert_array_equal(device.get(s @ device.put(np.eye(130))), s @ np.eye(130))
 
 
 def test_vectors_out_and_the_operator(rng):
@@ -75,5 +92,5 @@ def test_what_is_wrong_is_said(rng):
         s.apply(device.put(a), out=device.put(np.ones((40, D + 1))))
     with pytest.raises(TypeError, match="out"):
         s.apply(device.put(a), out=np.ones((40, D)))
-    with pytest.raises(RuntimeError, match="A is a CUDA array, but this function has no CUDA kernels yet"):
-        SRHT(20, N) @ device.put(a)
+    with pytest.raises(RuntimeError, match="is a CUDA array, but this function has no CUDA kernels yet"):
+        SRHT(20, N).adjoint(device.put(a[:20]))

@@ -43,8 +43,12 @@ def test_it_answers_as_the_cpu_does(dtype, block_size):
     assert cuda.quadratic(device.put(x)) == pytest.approx(cpu.quadratic(x), rel=1e-11)
     assert cuda.quadratic(2) == pytest.approx(cpu.quadratic(2), rel=1e-11)
     assert cuda.logdet() == pytest.approx(cpu.logdet(), rel=1e-11)
-    np.testing.assert_allclose(cuda.influence(), cpu.influence(), atol=1e-11)
-    np.testing.assert_allclose(cuda.solve_recent([1.0, 0.5]), cpu.solve_recent([1.0, 0.5]), rtol=1e-6, atol=1e-7)
+    influence = device.get(cuda.influence())
+    np.testing.assert_allclose(influence, cpu.influence(), atol=1e-11)
+    assert np.array_equal(influence, influence.T)
+    recent, expected = device.get(cuda.solve_recent([1.0, 0.5])), cpu.solve_recent([1.0, 0.5])
+    np.testing.assert_allclose(recent, expected, rtol=1e-6, atol=1e-7)
+    assert recent.dtype == expected.dtype
     assert len(cuda) == len(cpu) == 5
     assert "5 gradients" in repr(cuda)
 
@@ -83,6 +87,18 @@ def test_states_travel():
     for window in (again, copied):
         np.testing.assert_array_equal(device.get(window.precondition(device.put(g))), expected)
     np.testing.assert_allclose(other.precondition(g), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_window_that_has_seen_no_array_answers_in_numpy():
+    cpu, cuda = pair()
+    fill(cpu)
+    cuda.load_state_dict(cpu.state_dict())
+    np.testing.assert_allclose(cuda.influence(), cpu.influence(), atol=1e-11)
+    np.testing.assert_allclose(cuda.solve_recent([1.0]), cpu.solve_recent([1.0]), rtol=1e-6, atol=1e-7)
+    assert cuda.solve_recent([1.0]).dtype == np.float32
+    cuda.push(device.put(gradients(1)[0]))
+    cpu.push(gradients(1)[0])
+    np.testing.assert_allclose(device.get(cuda.influence()), cpu.influence(), atol=1e-11)
 
 
 def test_nan_enters_as_zeros():

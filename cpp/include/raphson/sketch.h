@@ -72,6 +72,7 @@ public:
     template <class T>
     void add(TensorView<const T> a, std::int64_t first, const double* weights, double* out) const;
     void entries(std::int64_t first, std::int64_t n, double* out, std::int64_t ld) const;
+    const std::vector<std::int64_t>& picked() const { return picked_; }  // rows of H
 
 private:
     void signs(std::int64_t first, std::int64_t n, double* out) const;

@@ -89,4 +89,33 @@ struct SumOf<double> {
 template <class T>
 using Sum = typename SumOf<T>::type;
 
+// f(T{}) for the type that is known when the host runs.
+template <class F>
+void for_type(DType type, F&& f) {
+    switch (type) {
+        case DType::float64: return f(double{});
+        case DType::float32: return f(float{});
+        case DType::bfloat16: return f(bfloat16{});
+        case DType::float16: return f(float16{});
+    }
+}
+
+// Number `at` of an array whose type is known when the kernel runs.
+__device__ __forceinline__ double read_number(const void* data, DType type, std::int64_t at) {
+    switch (type) {
+        case DType::float64: return static_cast<const double*>(data)[at];
+        case DType::float32: return static_cast<double>(static_cast<const float*>(data)[at]);
+        case DType::bfloat16: return static_cast<double>(widen(static_cast<const bfloat16*>(data)[at]));
+        default: return static_cast<double>(widen(static_cast<const float16*>(data)[at]));
+    }
+}
+__device__ __forceinline__ void write_number(void* data, DType type, std::int64_t at, double value) {
+    switch (type) {
+        case DType::float64: static_cast<double*>(data)[at] = value; return;
+        case DType::float32: static_cast<float*>(data)[at] = static_cast<float>(value); return;
+        case DType::bfloat16: static_cast<bfloat16*>(data)[at] = Rounded<bfloat16>::of(static_cast<float>(value)); return;
+        default: static_cast<float16*>(data)[at] = Rounded<float16>::of(static_cast<float>(value)); return;
+    }
+}
+
 }  // namespace raphson::cuda

@@ -15,6 +15,7 @@ struct Damping;
 struct OrthogonalizeItem;
 struct OrthogonalizeOptions;
 struct WindowOptions;
+class CudaFisher;
 class CudaRows;
 class CudaWindow;
 struct CudaTransportTable;
@@ -32,18 +33,20 @@ struct CudaMatrix {
     std::int64_t rows, cols, ld;
 };
 
-// A matrix anywhere in the device's memory, or a vector as its only column; strides in elements. float64 or float32.
+// A matrix anywhere in the device's memory, or a vector as its only column; strides in elements. float64 or float32, where a
+// function does not say that it takes more.
 struct CudaView {
     void* data;
     DType type;
     std::int64_t rows, columns, row_stride, column_stride;
 };
 
-// A SparseSign, or a Gaussian when nnz is 0.
+// A SparseSign, or when nnz is 0 an SRHT with its rows of H (the host's), or without them a Gaussian.
 struct CudaEmbedding {
     std::uint64_t seed;
     std::int64_t rows, cols;
     int nnz;
+    const std::int64_t* picked = nullptr;
 };
 
 struct CudaTable {
@@ -71,9 +74,11 @@ struct CudaTable {
     const CudaTransportTable* transport;  // ot/device_transport.h
     // Rows that are not contiguous are copied; who gets the object deletes it.
     CudaRows* (*make_rows)(const CudaView& a, CudaPlace place);  // sketch/device_rows.h
+    // Fisher's inverse of gradients of any type, which must stay where they are (ihvp/device_fisher.h).
+    CudaFisher* (*make_fisher)(const CudaView& grads, double damping, std::int64_t block_size, CudaPlace place);
 };
 
-constexpr int cuda_table_version = 3;
+constexpr int cuda_table_version = 4;
 constexpr const char* cuda_table_name = "raphson.cuda_table";  // of the capsule
 
 const CudaTable& cuda_table();

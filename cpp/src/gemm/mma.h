@@ -20,6 +20,10 @@ __device__ __forceinline__ void load_tiles(std::uint32_t (&r)[4], const void* ro
 __device__ __forceinline__ void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, bfloat16);
 __device__ __forceinline__ void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, float16);
 
+// In float64, c (16×8) += a (16×4) · b (4×8): a[0], a[1] hold rows g and g + 8 of column lane % 4, b row lane % 4 of column
+// g; c as above.
+__device__ __forceinline__ void multiply_tiles(double (&c)[4], const double (&a)[2], double b);
+
 }  // namespace raphson::cuda
 
 #ifdef RAPHSON_CUDA_EMULATION
@@ -56,6 +60,20 @@ __device__ __forceinline__ void multiply_tiles(float (&c)[4], const std::uint32_
     RAPHSON_MMA("f16");
 }
 #undef RAPHSON_MMA
+__device__ __forceinline__ void multiply_tiles(double (&c)[4], const double (&a)[2], double b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm("mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
+                 : "d"(a[0]), "d"(a[1]), "d"(b));
+#else
+#pragma unroll
+    for (int half_of = 0; half_of < 2; ++half_of) {
+        asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
+                     : "+d"(c[2 * half_of]), "+d"(c[2 * half_of + 1])
+                     : "d"(a[half_of]), "d"(b));
+    }
+#endif
+}
 
 }  // namespace raphson::cuda
 #endif

@@ -285,6 +285,36 @@ __global__ void __launch_bounds__(threads) scale_kernel(double* y, int64_t count
     if (core != nullptr && threadIdx.x == 0) *inverse_lambda = -by;
 }
 
+__global__ void __launch_bounds__(threads) columns_kernel(const CoreJob job, int64_t first, int64_t entries, double* y) {
+    const int64_t at = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
+    if (at >= entries) return;
+    const int64_t t = at % job.count, set = at / job.count, column = first + set / job.blocks;
+    const Ring gram = ring_of(job.gram, job, set % job.blocks);
+    y[at] = t < column ? gram.at(column, t) : gram.at(t, column);
+}
+
+__global__ void __launch_bounds__(threads) symmetric_sum_kernel(const CoreJob job, const double* y, double by, double* out) {
+    const int64_t at = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x, n = job.count;
+    if (at >= n * n) return;
+    const int64_t i = at / n, j = at % n;
+    double sum = 0;
+    for (int64_t b = 0; b < job.blocks; ++b) sum += y[(i * job.blocks + b) * n + j] + y[(j * job.blocks + b) * n + i];
+    out[at] = by * sum;
+}
+
+__global__ void __launch_bounds__(threads) log_determinant_kernel(const CoreJob job, const DeviceCore* core, double* result) {
+    double sum = 0;
+    const double log_shift = log(core->shift);
+    for (int64_t at = threadIdx.x; at < job.blocks * job.count; at += threads) {
+        const int64_t t = at % job.count;
+        sum += 2 * log(ring_of(job.factor, job, at / job.count).at(t, t)) - log_shift;
+    }
+    sum = sum_of_block(sum);
+    if (threadIdx.x == 0) *result = sum + job.dim * log(core->lambda);
+}
+
+Grid one_each(int64_t count, const char* name) { return {block_count(ceil_div(count, threads), name), threads}; }
+
 Grid blocks(int64_t count, const CoreJob& job) {
     return {dim3(static_cast<unsigned>(count)), threads, static_cast<std::size_t>(2 * job.ring) * sizeof(double)};
 }
@@ -313,6 +343,19 @@ void solve_core(const CoreJob& job, double* y, int64_t sets, bool backward, Cuda
 
 void scale_coefficients(double* y, int64_t count, double by, const DeviceCore* core, double* inverse_lambda, CudaPlace place) {
     launch("window: coefficients", place, {dim3(1), threads}, scale_kernel, y, count, by, core, inverse_lambda);
+}
+
+void gram_columns(const CoreJob& job, int64_t first, int64_t count, double* y, CudaPlace place) {
+    const int64_t entries = count * job.blocks * job.count;
+    launch("window: columns", place, one_each(entries, "window: columns"), columns_kernel, job, first, entries, y);
+}
+
+void symmetric_sum(const CoreJob& job, const double* y, double by, double* out, CudaPlace place) {
+    launch("window: influence", place, one_each(job.count * job.count, "window: influence"), symmetric_sum_kernel, job, y, by, out);
+}
+
+void log_determinant(const CoreJob& job, const DeviceCore* core, double* result, CudaPlace place) {
+    launch("window: logdet", place, {dim3(1), threads}, log_determinant_kernel, job, core, result);
 }
 
 void newest_coefficients(const CoreJob& job, const DeviceCore* core, const DeviceScan* found, double* y, CudaPlace place) {

@@ -17,13 +17,15 @@ struct DeviceRows {
     Stored type;
     char* data;            // ring × stride elements
     float* scales;         // int8: ring × stride / int8_block
-    double* row_scale;     // float16: ring, else all 1
+    double* row_scale;     // float16: ring, else all 1; null: 1
     int64_t stride, ring, dim;
     int64_t block, blocks;         // columns of a diagonal block (the last may be narrower), and how many
     int64_t block_stride;          // columns from block to block as stored
     int64_t head, count;           // the rows in time order: slot (head + t) mod ring
+    bool padded = true;            // false: the caller's own rows, which begin and end anywhere
 
     __host__ __device__ int64_t slot(int64_t t) const { return head + t < ring ? head + t : head + t - ring; }
+    __device__ double scale_of(int64_t at) const { return row_scale == nullptr ? 1 : row_scale[at]; }
     __host__ __device__ int64_t width(int64_t b) const { return b + 1 < blocks ? block : dim - b * block; }
 };
 
@@ -79,6 +81,13 @@ void newest_coefficients(const CoreJob& job, const DeviceCore* core, const Devic
 
 // y (count numbers) ← y·by, or with a core −y/λ, and then inverse_lambda[0] ← 1/λ.
 void scale_coefficients(double* y, int64_t count, double by, const DeviceCore* core, double* inverse_lambda, CudaPlace place);
+
+// y (count × blocks × job.count) ← the columns first … first+count-1 of every block's Gram matrix.
+void gram_columns(const CoreJob& job, int64_t first, int64_t count, double* y, CudaPlace place);
+// out[i·count + j] ← by·Σ over blocks of y[i][b][j] + y[j][b][i], y of all columns.
+void symmetric_sum(const CoreJob& job, const double* y, double by, double* out, CudaPlace place);
+// *result ← log det F, by the factor.
+void log_determinant(const CoreJob& job, const DeviceCore* core, double* result, CudaPlace place);
 
 // The most rows whose vectors fit a block's shared memory.
 int64_t most_rows(int device);

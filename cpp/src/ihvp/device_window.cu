@@ -7,39 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "ihvp/device_memory.h"
 #include "ihvp/device_passes.h"
 
 namespace raphson::cuda {
 namespace {
-
-// Memory that outlives a call, zeros at first; freed in the order of the stream it was made on.
-template <class T>
-class Kept {
-public:
-    Kept(int64_t count, CudaPlace place) : scratch_(place), bytes_(static_cast<std::size_t>(count) * sizeof(T)) {
-        if (count == 0) return;
-        data_ = scratch_.take_array<T>(count);
-        check(cudaMemsetAsync(data_, 0, bytes_, stream(place)), "GradientWindow: clearing");
-    }
-    T* get() const { return data_; }
-    std::size_t bytes() const { return bytes_; }
-
-private:
-    Scratch scratch_;
-    std::size_t bytes_;
-    T* data_ = nullptr;
-};
-
-void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, CudaPlace place) {
-    if (bytes != 0) check(cudaMemcpyAsync(to, from, bytes, kind, stream(place)), "GradientWindow: copy");
-}
-template <class T>
-std::vector<T> read(const T* from, int64_t count, CudaPlace place) {
-    std::vector<T> to(static_cast<std::size_t>(count));
-    copy(to.data(), from, to.size() * sizeof(T), cudaMemcpyDeviceToHost, place);
-    check(cudaStreamSynchronize(stream(place)), "GradientWindow: waiting");
-    return to;
-}
 
 class DeviceWindow final : public CudaWindow {
 public:
@@ -54,30 +26,22 @@ public:
           blocks_(ceil_div(dim, block_)),
           block_stride_(ceil_div(block_, row_alignment(type_)) * row_alignment(type_)),
           stride_(blocks_ * block_stride_),
-          made_(place),
-          last_(place),
           rows_(ring_ * stride_ * stored_size(type_), place),
           scales_(type_ == Stored::int8 ? ring_ * (stride_ / int8_block) : 0, place),
           row_scale_(ring_, place),
           residual_(options.error_feedback ? dim : 0, place),
           cores_(2 * blocks_ * ring_ * ring_, place),
-          core_(1, place) {
+          core_(1, place),
+          device_(place.device),
+          turns_(place) {
         if (capacity > most_rows(place.device)) {
             throw std::invalid_argument("GradientWindow: capacity must be at most " + std::to_string(most_rows(place.device)) +
                                         " on this device, got " + std::to_string(capacity));
         }
     }
 
-    ~DeviceWindow() override {
-        try {
-            order(last_, made_);  // what still runs elsewhere is over before the memory goes
-        } catch (const std::runtime_error&) {
-            return;  // the driver is gone or broken: whoever calls it next is told
-        }
-    }
-
     void precondition(const VectorRef& g, const VectorRef* out, CudaPlace place) override {
-        const Turn turn(*this, place);
+        const Turn turn(turns_, place);
         Scratch scratch(place);
         const bool drops = length_ == capacity_;
         const int64_t length = drops ? capacity_ : length_ + 1, old_head = head_;
@@ -100,7 +64,7 @@ public:
     }
 
     void solve(const VectorRef& x, const VectorRef& out, CudaPlace place) override {
-        const Turn turn(*this, place);
+        const Turn turn(turns_, place);
         Scratch scratch(place);
         auto* const y = multiplied(x, nullptr, scratch);
         auto* const inverse_lambda = scratch.take_array<double>(1);
@@ -110,26 +74,23 @@ public:
         combine(rows(), y, &x, inverse_lambda, out, place);
     }
 
-    void solve_recent(const double* weights, int64_t count, double* out, CudaPlace place) override {
-        const Turn turn(*this, place);
+    void solve_recent(const double* weights, int64_t count, const VectorRef& out, CudaPlace place) override {
+        const Turn turn(turns_, place);
         Scratch scratch(place);
         std::vector<double> start(static_cast<std::size_t>(blocks_ * length_));
         for (int64_t b = 0; b < blocks_; ++b) {
             for (int64_t s = 0; s < count; ++s) start[static_cast<std::size_t>((b + 1) * length_ - 1 - s)] = weights[s];
         }
         auto* const y = scratch.take_array<double>(blocks_ * length_);
-        auto* const result = scratch.take_array<double>(dim_);
         copy(y, start.data(), start.size() * sizeof(double), cudaMemcpyHostToDevice, place);
         refresh_factor(core(), nullptr, true, core_.get(), place);
         solve_core(core(), y, 1, true, place);
         scale_coefficients(y, blocks_ * length_, scale(), nullptr, nullptr, place);
-        combine(rows(), y, nullptr, nullptr, {result, DType::float64, dim_, 1}, place);
-        const std::vector<double> here = cuda::read(result, dim_, place);
-        std::copy(here.begin(), here.end(), out);
+        combine(rows(), y, nullptr, nullptr, out, place);
     }
 
     double quadratic(const VectorRef& x, CudaPlace place) override {
-        const Turn turn(*this, place);
+        const Turn turn(turns_, place);
         Scratch scratch(place);
         auto* const squares = scratch.take_array<double>(blocks_);
         auto* const device_y = multiplied(x, squares, scratch);
@@ -147,57 +108,45 @@ public:
 
     // m·K(K + mλI)⁻¹ does not cancel, m − m²λ(K + mλI)⁻¹ does.
     double quadratic(int64_t index, CudaPlace place) override {
-        const Turn turn(*this, place);
-        const std::vector<double> x = gram_columns(index, 1, place);
+        const Turn turn(turns_, place);
+        Scratch scratch(place);
+        const std::vector<double> x = read(solved_columns(index, 1, scratch), blocks_ * length_, place);
         double sum = 0;
         for (int64_t b = 0; b < blocks_; ++b) sum += scale() * x[static_cast<std::size_t>(b * length_ + index)];
         return sum;
     }
 
     double logdet(CudaPlace place) override {
-        const Turn turn(*this, place);
+        const Turn turn(turns_, place);
+        Scratch scratch(place);
+        auto* const logs = scratch.take_array<double>(1);
         refresh_factor(core(), nullptr, true, core_.get(), place);
-        const DeviceCore now = state_of_core(place);
-        const std::vector<double> factor = cuda::read(core().factor, blocks_ * ring_ * ring_, place);
-        double sum = static_cast<double>(dim_) * std::log(now.lambda);
-        for (int64_t b = 0; b < blocks_; ++b) {
-            for (int64_t t = 0; t < length_; ++t) {
-                sum += 2 * std::log(factor[static_cast<std::size_t>((b * ring_ + rows().slot(t)) * ring_)]) - std::log(now.shift);
-            }
-        }
-        return sum;
+        log_determinant(core(), core_.get(), logs, place);
+        return read(logs, 1, place).front();
     }
 
     void influence(double* out, CudaPlace place) override {
-        const Turn turn(*this, place);
-        const std::vector<double> x = gram_columns(0, length_, place);  // set i: column i of K(K + mλI)⁻¹
-        for (int64_t i = 0; i < length_; ++i) {
-            for (int64_t j = 0; j < length_; ++j) {
-                double sum = 0;
-                for (int64_t b = 0; b < blocks_; ++b) {
-                    sum += x[static_cast<std::size_t>((i * blocks_ + b) * length_ + j)] + x[static_cast<std::size_t>((j * blocks_ + b) * length_ + i)];
-                }
-                out[i * length_ + j] = 0.5 * scale() * sum;
-            }
-        }
+        const Turn turn(turns_, place);
+        Scratch scratch(place);
+        symmetric_sum(core(), solved_columns(0, length_, scratch), 0.5 * scale(), out, place);
     }
 
     double damping_in_use(CudaPlace place) override {
         if (!damping_.relative) return damping_.value;
         if (length_ == 0) return 0;
-        const Turn turn(*this, place);
+        const Turn turn(turns_, place);
         refresh_factor(core(), nullptr, true, core_.get(), place);
         return state_of_core(place).lambda;
     }
 
     void set_damping(Damping damping, CudaPlace place) override {
-        const Turn turn(*this, place);
+        const Turn turn(turns_, place);
         if (damping.relative != damping_.relative || damping.value != damping_.value) forget_factor(place);
         damping_ = damping;
     }
 
     void clear(CudaPlace place) override {
-        const Turn turn(*this, place);
+        const Turn turn(turns_, place);
         length_ = head_ = 0;
         forget_factor(place);
         if (residual_.bytes() != 0) check(cudaMemsetAsync(residual_.get(), 0, residual_.bytes(), stream(place)), "clear");
@@ -205,7 +154,7 @@ public:
 
     // In the CPU window's layout, so that states go from one to the other.
     raphson::Window::State state(CudaPlace place) override {
-        const Turn turn(*this, place);
+        const Turn turn(turns_, place);
         raphson::Window::State result;
         const auto bytes = static_cast<std::size_t>(stored_size(type_));
         const int64_t scales_per_row = cpu_scales();
@@ -246,7 +195,7 @@ public:
     }
 
     void load(const raphson::Window::State& state, Damping damping, CudaPlace place) override {
-        const Turn turn(*this, place);
+        const Turn turn(turns_, place);
         const auto bytes = static_cast<std::size_t>(stored_size(type_));
         const int64_t scales_per_row = cpu_scales(), square = ring_ * ring_;
         std::vector<char> rows(rows_.bytes(), 0);
@@ -276,25 +225,13 @@ public:
         damping_ = damping;
     }
 
-    int device() const override { return made_.device; }
+    int device() const override { return device_; }
     int64_t length() const override { return length_; }
     int64_t nbytes() const override {
         return static_cast<int64_t>(rows_.bytes() + scales_.bytes() + row_scale_.bytes() + residual_.bytes() + cores_.bytes());
     }
 
 private:
-    // One call: its device, and the order with the calls before on other streams.
-    class Turn {
-    public:
-        Turn(DeviceWindow& window, CudaPlace place) : guard_(place.device) {
-            order(window.last_, place);
-            window.last_ = place;
-        }
-
-    private:
-        DeviceGuard guard_;
-    };
-
     DeviceRows rows() const {
         return {type_, rows_.get(), scales_.get(), row_scale_.get(), stride_, ring_, dim_, block_, blocks_, block_stride_, head_, length_};
     }
@@ -312,24 +249,12 @@ private:
         return y;
     }
     // (K + mλI)⁻¹ times the columns first … first+count-1 of K, of every block.
-    std::vector<double> gram_columns(int64_t first, int64_t count, CudaPlace place) {
-        Scratch scratch(place);
-        const std::vector<double> gram = cuda::read(core().gram, blocks_ * ring_ * ring_, place);
-        std::vector<double> columns(static_cast<std::size_t>(count * blocks_ * length_));
-        for (int64_t c = 0; c < count; ++c) {
-            for (int64_t b = 0; b < blocks_; ++b) {
-                for (int64_t t = 0; t < length_; ++t) {
-                    const int64_t low = std::min(t, first + c), high = std::max(t, first + c);
-                    columns[static_cast<std::size_t>((c * blocks_ + b) * length_ + t)] =
-                        gram[static_cast<std::size_t>((b * ring_ + rows().slot(low)) * ring_ + high - low)];
-                }
-            }
-        }
+    double* solved_columns(int64_t first, int64_t count, Scratch& scratch) {
         auto* const y = scratch.take_array<double>(count * blocks_ * length_);
-        copy(y, columns.data(), columns.size() * sizeof(double), cudaMemcpyHostToDevice, place);
-        refresh_factor(core(), nullptr, true, core_.get(), place);
-        solve_core(core(), y, count, true, place);
-        return cuda::read(y, count * blocks_ * length_, place);
+        gram_columns(core(), first, count, y, scratch.place());
+        refresh_factor(core(), nullptr, true, core_.get(), scratch.place());
+        solve_core(core(), y, count, true, scratch.place());
+        return y;
     }
     DeviceCore state_of_core(CudaPlace place) const { return cuda::read(core_.get(), 1, place).front(); }
     void forget_factor(CudaPlace place) { check(cudaMemsetAsync(core_.get(), 0, core_.bytes(), stream(place)), "GradientWindow: damping"); }
@@ -355,14 +280,15 @@ private:
     WindowOptions options_;
     Stored type_;
     int64_t block_, blocks_, block_stride_, stride_;
-    CudaPlace made_, last_;
     Kept<char> rows_;
     Kept<float> scales_;
     Kept<double> row_scale_;
     Kept<float> residual_;
     Kept<double> cores_;  // every block's Gram matrix, then every block's factor
     Kept<DeviceCore> core_;
+    int device_;
     int64_t length_ = 0, head_ = 0;
+    Turns turns_;
 };
 
 }  // namespace

@@ -19,13 +19,13 @@ public:
     // out may be null: a push.
     virtual void precondition(const VectorRef& g, const VectorRef* out, CudaPlace place) = 0;
     virtual void solve(const VectorRef& x, const VectorRef& out, CudaPlace place) = 0;
-    // weights and out are the host's; waits.
-    virtual void solve_recent(const double* weights, std::int64_t count, double* out, CudaPlace place) = 0;
+    // weights are the host's.
+    virtual void solve_recent(const double* weights, std::int64_t count, const VectorRef& out, CudaPlace place) = 0;
+    virtual void influence(double* out, CudaPlace place) = 0;  // length × length, contiguous
     // The rest but clear and set_damping waits.
     virtual double quadratic(const VectorRef& x, CudaPlace place) = 0;
     virtual double quadratic(std::int64_t index, CudaPlace place) = 0;
     virtual double logdet(CudaPlace place) = 0;
-    virtual void influence(double* out, CudaPlace place) = 0;  // the host's, length × length
     virtual double damping_in_use(CudaPlace place) = 0;        // 0: relative damping of nothing but zeros
     virtual void set_damping(Damping damping, CudaPlace place) = 0;
     virtual void clear(CudaPlace place) = 0;

@@ -52,6 +52,21 @@ struct alignas(16) Pack {
     S v[per_load<S>];
 };
 
+// Of rows that are not padded, numbers beyond the end are zeros.
+template <bool padded, class S>
+__device__ __forceinline__ Pack<S> load(const S* from, int64_t left) {
+    if constexpr (padded) {
+        return *reinterpret_cast<const Pack<S>*>(from);
+    } else {
+        Pack<S> pack{};
+#pragma unroll
+        for (int e = 0; e < per_load<S>; ++e) {
+            if (e < left) pack.v[e] = from[e];
+        }
+        return pack;
+    }
+}
+
 template <class S>
 __device__ __forceinline__ const S* row_of(const DeviceRows& rows, int64_t slot) {
     return reinterpret_cast<const S*>(rows.data) + slot * rows.stride;
@@ -69,24 +84,8 @@ void for_stored(Stored type, F&& f) {
 }
 
 // Vectors of the caller, of any type and stride.
-__device__ __forceinline__ double read(const VectorRef& x, int64_t k) {
-    const int64_t at = k * x.stride;
-    switch (x.dtype) {
-        case DType::float64: return static_cast<const double*>(x.data)[at];
-        case DType::float32: return static_cast<double>(static_cast<const float*>(x.data)[at]);
-        case DType::bfloat16: return static_cast<double>(widen(static_cast<const bfloat16*>(x.data)[at]));
-        default: return static_cast<double>(widen(static_cast<const float16*>(x.data)[at]));
-    }
-}
-__device__ __forceinline__ void write(const VectorRef& x, int64_t k, double value) {
-    const int64_t at = k * x.stride;
-    switch (x.dtype) {
-        case DType::float64: static_cast<double*>(x.data)[at] = value; return;
-        case DType::float32: static_cast<float*>(x.data)[at] = static_cast<float>(value); return;
-        case DType::bfloat16: static_cast<bfloat16*>(x.data)[at] = Rounded<bfloat16>::of(static_cast<float>(value)); return;
-        default: static_cast<float16*>(x.data)[at] = Rounded<float16>::of(static_cast<float>(value)); return;
-    }
-}
+__device__ __forceinline__ double read(const VectorRef& x, int64_t k) { return read_number(x.data, x.dtype, k * x.stride); }
+__device__ __forceinline__ void write(const VectorRef& x, int64_t k, double value) { write_number(x.data, x.dtype, k * x.stride, value); }
 
 // ---- one vector ------------------------------------------------------------------------------------------------------------
 
@@ -198,14 +197,14 @@ __device__ __forceinline__ double over_warp(double (&s)[rows_at_once]) {
 }
 
 // partials[piece·count + t] = ⟨row t, x⟩ over one chunk of columns; X is S (a stored row, int8 with its scales) or double.
-template <class S, class X>
+template <class S, class X, bool padded>
 __global__ void __launch_bounds__(threads, 2) products_kernel(const DeviceRows rows, const X* x, const float* x_scales, int64_t chunks,
                                                            double* partials) {
     constexpr int wide = per_load<S>, loads = static_cast<int>(chunk) / (threads * wide);
     constexpr bool bytes = sizeof(S) == 1, both_bytes = bytes && sizeof(X) == 1;
     __shared__ double room[threads / 32][rows_kept];
     const int64_t b = blockIdx.x / chunks, first = blockIdx.x % chunks * chunk;
-    const int64_t base = b * rows.block_stride, scale_stride = rows.stride / int8_block;
+    const int64_t base = b * rows.block_stride, end = padded ? rows.block_stride : rows.width(b), scale_stride = rows.stride / int8_block;
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
 
     // Columns of this thread: `wide` from load to load, `threads` apart; none beyond the block.
@@ -214,7 +213,7 @@ __global__ void __launch_bounds__(threads, 2) products_kernel(const DeviceRows r
     double mine_scale = 0;
     if constexpr (both_bytes) {
         const int64_t column = first + static_cast<int64_t>(threadIdx.x) * wide;
-        if (column < rows.block_stride) {
+        if (column < end) {
             mine_bytes = *reinterpret_cast<const Pack<S>*>(x + base + column);
             mine_scale = static_cast<double>(x_scales[(base + column) / int8_block]);
         }
@@ -225,7 +224,7 @@ __global__ void __launch_bounds__(threads, 2) products_kernel(const DeviceRows r
 #pragma unroll
             for (int e = 0; e < wide; ++e) {
                 double value = 0;
-                if (column < rows.block_stride) {
+                if (column + e < end) {
                     if constexpr (sizeof(X) == 8) {
                         value = x[base + column + e] * Raw<S>::lift;
                     } else {
@@ -244,7 +243,7 @@ __global__ void __launch_bounds__(threads, 2) products_kernel(const DeviceRows r
 #pragma unroll
             for (int l = 0; l < loads; ++l) {
                 const int64_t column = first + (l * threads + static_cast<int>(threadIdx.x)) * wide;
-                const bool inside = column < rows.block_stride;
+                const bool inside = column < end;
                 Pack<S> pack[rows_at_once];
                 [[maybe_unused]] float scale[rows_at_once];
 #pragma unroll
@@ -253,7 +252,7 @@ __global__ void __launch_bounds__(threads, 2) products_kernel(const DeviceRows r
                     scale[r] = 0;
                     if (!inside || r0 + r >= here) continue;
                     const int64_t slot = rows.slot(t0 + r0 + r);
-                    pack[r] = *reinterpret_cast<const Pack<S>*>(row_of<S>(rows, slot) + base + column);
+                    pack[r] = load<padded>(row_of<S>(rows, slot) + base + column, end - column);
                     if constexpr (bytes) scale[r] = rows.scales[slot * scale_stride + (base + column) / int8_block];
                 }
 #pragma unroll
@@ -296,12 +295,12 @@ __global__ void __launch_bounds__(threads) gather_kernel(const DeviceRows rows, 
     double sum = 0;
     for (int64_t c = threadIdx.x; c < chunks; c += threads) sum += partials[(b * chunks + c) * rows.count + t];
     sum = over_block(sum, room, Plus());
-    if (threadIdx.x == 0) sums[blockIdx.x] = sum * rows.row_scale[rows.slot(t)] * (slot < 0 ? 1.0 : rows.row_scale[slot]);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum * rows.scale_of(rows.slot(t)) * (slot < 0 ? 1.0 : rows.scale_of(slot));
 }
 
 // ---- combinations ----------------------------------------------------------------------------------------------------------------
 
-template <class S>
+template <class S, bool padded>
 __global__ void __launch_bounds__(threads, 2) combine_kernel(const DeviceRows rows, const double* coefficients, bool with_x, const VectorRef x,
                                                           const double* factor, const VectorRef out, int64_t pieces) {
     constexpr int wide = per_load<S>;
@@ -309,9 +308,9 @@ __global__ void __launch_bounds__(threads, 2) combine_kernel(const DeviceRows ro
     __shared__ double lifted[rows_kept];
     const int64_t piece = gridDim.x - 1 - blockIdx.x;  // from the end: the pass before left it in the cache
     const int64_t b = piece / pieces, column = (piece % pieces * threads + threadIdx.x) * wide;
-    const int64_t base = b * rows.block_stride, scale_stride = rows.stride / int8_block;
-    const bool inside = column < rows.block_stride;
-    const auto coefficient = [&](int64_t t) { return coefficients[b * rows.count + t] * rows.row_scale[rows.slot(t)]; };
+    const int64_t base = b * rows.block_stride, end = padded ? rows.block_stride : rows.width(b), scale_stride = rows.stride / int8_block;
+    const bool inside = column < end;
+    const auto coefficient = [&](int64_t t) { return coefficients[b * rows.count + t] * rows.scale_of(rows.slot(t)); };
     int exponent = 0;  // of the largest coefficient, which must not leave float64 when it is lifted
     if constexpr (Raw<S>::lift != 1) {
         __shared__ double room[threads / 32];
@@ -336,7 +335,7 @@ __global__ void __launch_bounds__(threads, 2) combine_kernel(const DeviceRows ro
             for (int r = 0; r < rows_at_once; ++r) {
                 if (r0 + r >= here) continue;
                 const int64_t slot = rows.slot(t0 + r0 + r);
-                pack[r] = *reinterpret_cast<const Pack<S>*>(row_of<S>(rows, slot) + base + column);
+                pack[r] = load<padded>(row_of<S>(rows, slot) + base + column, end - column);
                 if constexpr (bytes) scale[r] = rows.scales[slot * scale_stride + (base + column) / int8_block];
             }
 #pragma unroll
@@ -395,12 +394,13 @@ void products(const DeviceRows& rows, int64_t slot, const double* x, double* sum
     for_stored(rows.type, [&](auto like) {
         using S = decltype(like);
         if (x != nullptr) {
-            launch("window: products", scratch.place(), blocks, products_kernel<S, double>, rows, x, nullptr, chunks, partials);
+            const auto kernel = rows.padded ? products_kernel<S, double, true> : products_kernel<S, double, sizeof(S) == 1>;  // no bytes of the caller's
+            launch("window: products", scratch.place(), blocks, kernel, rows, x, nullptr, chunks, partials);
             return;
         }
         const S* const row = reinterpret_cast<const S*>(rows.data) + slot * rows.stride;
         const float* const scales = rows.scales == nullptr ? nullptr : rows.scales + slot * (rows.stride / int8_block);
-        launch("window: products", scratch.place(), blocks, products_kernel<S, S>, rows, row, scales, chunks, partials);
+        launch("window: products", scratch.place(), blocks, products_kernel<S, S, true>, rows, row, scales, chunks, partials);
     });
     launch("window: products", scratch.place(), {block_count(rows.blocks * rows.count, "window: products"), threads}, gather_kernel, rows, partials,
            chunks, x != nullptr ? -1 : slot, sums);
@@ -411,7 +411,8 @@ void combine(const DeviceRows& rows, const double* coefficients, const VectorRef
     for_stored(rows.type, [&](auto like) {
         using S = decltype(like);
         const int64_t pieces = ceil_div(rows.block_stride, threads * per_load<S>);
-        launch("window: combination", place, {block_count(rows.blocks * pieces, "window: combination"), threads}, combine_kernel<S>, rows, coefficients,
+        const auto kernel = rows.padded ? combine_kernel<S, true> : combine_kernel<S, sizeof(S) == 1>;
+        launch("window: combination", place, {block_count(rows.blocks * pieces, "window: combination"), threads}, kernel, rows, coefficients,
                x != nullptr, x != nullptr ? *x : VectorRef{}, factor, out, pieces);
     });
 }

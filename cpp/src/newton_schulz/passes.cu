@@ -223,16 +223,6 @@ __global__ void __launch_bounds__(threads) diagonal_kernel(const Working from, d
     }
 }
 
-template <class F>
-void for_type(DType type, F&& f) {
-    switch (type) {
-        case DType::float64: return f(double{});
-        case DType::float32: return f(float{});
-        case DType::bfloat16: return f(bfloat16{});
-        case DType::float16: return f(float16{});
-    }
-}
-
 }  // namespace
 
 void scan(const DeviceBatch& x, int64_t first, int64_t count, double factor, double eps, DeviceNorm* norms, Scratch& scratch) {

@@ -52,6 +52,17 @@ void normal_entries(const NormalEntries& s, int64_t n, double* out, int64_t ld, 
 // out (s.rows × a.cols) = S diag(weights) A, S made where it is used; weights (a.rows) or null. Overwrites.
 void normal_sketch(const NormalEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch);
 
+// An SRHT of the first columns: signs by Philox keyed with the seed, and the rows of H that were picked, on the device.
+struct HadamardEntries {
+    std::uint64_t seed;
+    std::uint32_t stream;
+    int64_t rows;
+    const int64_t* picked;
+    double scale;
+};
+// out (s.rows × a.cols) = S diag(weights) A; weights (a.rows) or null. Overwrites. One read of A; scratch: sums.
+void hadamard_sketch(const HadamardEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch);
+
 // v, out and totals on the device, too. One read of A up to 16,384 columns or so (what a block's shared memory holds of a row), two beyond.
 void row_sweep(const DenseRows& a, const RowSweep& what, Scratch& scratch);
 

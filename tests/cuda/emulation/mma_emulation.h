@@ -52,5 +52,22 @@ inline void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint
 inline void multiply_tiles(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, float16) {
     emulate_multiply<float16>(c, a, b0, b1);
 }
+inline void multiply_tiles(double (&c)[4], const double (&a)[2], double b) {
+    const int g = emulation::lane() / 4, t = emulation::lane() % 4;
+    const double mine[3] = {a[0], a[1], b};
+    std::memcpy(emulation::warp_slot(emulation::lane()), mine, sizeof mine);
+    const auto shown = [](int lane, int which) {
+        double value;
+        std::memcpy(&value, static_cast<const char*>(emulation::warp_slot(lane)) + which * sizeof value, sizeof value);
+        return value;
+    };
+    emulation::warp_barrier();  // one exchange for all: these products are the emulation's slowest
+    for (int k = 0; k < 4; ++k) {
+        for (int i = 0; i < 2; ++i) {
+            for (int e = 0; e < 2; ++e) c[2 * i + e] = fma(shown(4 * g + k, i), shown(4 * (2 * t + e) + k, 2), c[2 * i + e]);
+        }
+    }
+    emulation::warp_barrier();
+}
 
 }  // namespace raphson::cuda
