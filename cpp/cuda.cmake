@@ -9,7 +9,12 @@ set(RAPHSON_CUDA_SOURCES
   src/ihvp/core.cu
   src/ihvp/device_window.cu
   src/ihvp/passes.cu
+  src/newton_schulz/device_functions.cu
+  src/newton_schulz/eigh.cu
+  src/newton_schulz/function_passes.cu
+  src/newton_schulz/invert.cu
   src/newton_schulz/iterate.cu
+  src/newton_schulz/orthonormal.cu
   src/newton_schulz/passes.cu
   src/newton_schulz/resident.cu
   src/ot/device_transport.cu

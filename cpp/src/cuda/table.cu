@@ -21,6 +21,7 @@ void sketch(const CudaEmbedding& s, const CudaMatrix& a, const double* weights, 
 void sketch_adjoint(const CudaEmbedding& s, const CudaMatrix& b, const CudaMatrix& out, CudaPlace place);
 
 const CudaTransportTable& transport_table();
+const CudaFunctionTable& function_table();
 
 namespace {
 
@@ -45,7 +46,7 @@ const CudaTable& cuda_table() {
     static const CudaTable table{cuda_table_version,   cuda::device_count, cuda::allocate_result, cuda::release_result,
                                  cuda::order,          cuda::read,         cuda::write,           cuda::orthogonalize,
                                  cuda::gram,           cuda::sketch,       cuda::sketch_adjoint,  cuda::make_window,
-                                 &cuda::transport_table()};
+                                 &cuda::transport_table(), &cuda::function_table()};
     return table;
 }
 

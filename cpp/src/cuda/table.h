@@ -17,6 +17,7 @@ struct OrthogonalizeOptions;
 struct WindowOptions;
 class CudaWindow;
 struct CudaTransportTable;
+struct CudaFunctionTable;
 
 // A device and one of its streams (a cudaStream_t; null is the legacy default stream).
 struct CudaPlace {
@@ -68,9 +69,10 @@ struct CudaTable {
     // A gradient window on the place's device, checked by the caller; who gets it deletes it.
     CudaWindow* (*make_window)(std::int64_t dim, std::int64_t capacity, Damping damping, const WindowOptions& options, CudaPlace place);
     const CudaTransportTable* transport;  // ot/device_transport.h
+    const CudaFunctionTable* functions;   // newton_schulz/device_functions.h
 };
 
-constexpr int cuda_table_version = 2;
+constexpr int cuda_table_version = 3;
 constexpr const char* cuda_table_name = "raphson.cuda_table";  // of the capsule
 
 const CudaTable& cuda_table();

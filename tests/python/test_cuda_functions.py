@@ -1,0 +1,475 @@
+"""Matrix functions of CUDA arrays against float64 NumPy: on a GPU, or emulated on the CPU (see cuda_arrays.py)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+import cuda_arrays
+import raphson
+from raphson import newton_schulz as ns
+from reference import polar_by_svd, with_singular_values
+
+device = cuda_arrays.device()
+
+EPS = {np.float64: np.finfo(np.float64).eps, np.float32: np.finfo(np.float32).eps}
+FUNCTIONS = {
+    "polar": ns.polar,
+    "sign": ns.sign,
+    "sqrt": ns.sqrt,
+    "inverse": ns.inverse,
+    "inverse_root": lambda a, **options: ns.inverse_root(a, 3, **options),
+}
+
+
+def spectrum(n: int, cond: float) -> np.ndarray:
+    return np.logspace(0, -np.log10(cond), n)
+
+
+def symmetric(values: np.ndarray, seed: int = 0, dtype: type = np.float64) -> np.ndarray:
+    n = len(values)
+    q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
+    a = (q * values) @ q.T
+    return ((a + a.T) / 2).astype(dtype)
+
+
+def function_of(a: np.ndarray, f) -> np.ndarray:
+    values, vectors = np.linalg.eigh(a.astype(np.float64))
+    return (vectors * f(values)) @ vectors.T
+
+
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def put(x: np.ndarray):
+    return device.put(x)
+
+
+def get(x) -> np.ndarray:
+    return device.get(x)
+
+
+def largest(x: np.ndarray) -> float:
+    return float(np.abs(x).max())
+
+
+# ---- polar -------------------------------------------------------------------------------------------------
+
+
+def check_polar(x: np.ndarray, result, tol: float = 1e-14, orthogonality: float = 1e-13) -> tuple[np.ndarray, np.ndarray]:
+    u, h = get(result.unitary), get(result.hermitian)
+    assert u.dtype == h.dtype == x.dtype
+    tall, k = x.shape[0] >= x.shape[1], min(x.shape)
+    wide = [m.astype(np.float64) for m in (x, u, h)]
+    product = wide[1] @ wide[2] if tall else wide[2] @ wide[1]
+    gram = wide[1].T @ wide[1] if tall else wide[1] @ wide[1].T
+    size = np.linalg.norm(wide[0])
+    error = np.linalg.norm(product - wide[0]) / size if size > 0 else 0.0
+    off = np.linalg.norm(gram - np.eye(k)) / np.sqrt(k)
+    assert result.converged
+    assert result.status == "converged"
+    assert result.side == ("right" if tall else "left")
+    assert error <= tol
+    assert off <= orthogonality
+    assert np.array_equal(h, h.T)
+    assert np.linalg.eigvalsh(wide[2])[0] >= -tol * size
+    # what is reported is what is returned
+    assert result.residual == pytest.approx(error, rel=0.5, abs=1e-15)
+    assert result.orthogonality == pytest.approx(off, rel=0.5, abs=1e-15)
+    return u, h
+
+
+@pytest.mark.parametrize("cond", [1, 1e1, 1e6, 1e12, 1e15])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (40, 40), (65, 64), (90, 33), (33, 90), (150, 5), (1, 7), (131, 131)])
+def test_polar_is_backward_stable(shape, cond):
+    k = min(shape)
+    x = with_singular_values(np.random.default_rng(3), *shape, spectrum(k, cond)) * 7.0
+    with no_warnings():
+        result = raphson.polar(put(x))
+    u, h = check_polar(x, result)
+    assert 1 <= result.iterations <= 50
+    if cond < 1e12:
+        assert result.cond >= 0.99 * np.linalg.cond(x)
+        assert result.cond <= 1.1 * k * np.linalg.cond(x)
+        expected_u, expected_h = polar_by_svd(x)
+        np.testing.assert_allclose(u, expected_u, atol=2e-15 * cond * k)
+        np.testing.assert_allclose(h, expected_h, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.ones((6, 6)),
+        np.diag([1.0, 0.0, 0.0, 2.0]),
+        np.ones((3, 8)),
+        np.eye(5, 4, k=2),
+        np.outer([0, 1.0], [1.0, 0]),
+        np.random.default_rng(1).standard_normal((40, 7)) @ np.random.default_rng(2).standard_normal((7, 40)),
+        np.random.default_rng(1).standard_normal((50, 1)) @ np.random.default_rng(2).standard_normal((1, 20)),
+    ],
+)
+def test_polar_of_singular_matrices_is_completed(x):
+    result = raphson.polar(put(x))
+    _, h = check_polar(x, result)
+    assert result.cond == np.inf
+    np.testing.assert_allclose(h, polar_by_svd(x)[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3, 4), (5, 5)])
+def test_polar_of_zeros(shape):
+    result = raphson.polar(put(np.zeros(shape)))
+    assert result.converged
+    assert result.residual == 0
+    assert result.cond == np.inf
+    np.testing.assert_array_equal(get(result.unitary), np.eye(*shape))
+    np.testing.assert_array_equal(get(result.hermitian), np.zeros((min(shape),) * 2))
+
+
+def test_polar_in_float32_is_rounded_once():
+    x = with_singular_values(np.random.default_rng(5), 60, 40, spectrum(40, 1e4)).astype(np.float32)
+    result = raphson.polar(put(x))
+    u, _ = check_polar(x, result, tol=2e-7, orthogonality=2e-7)
+    wide = get(raphson.polar(put(x.astype(np.float64))).unitary)
+    np.testing.assert_allclose(u, wide, rtol=1e-7, atol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**-30, 2.0**900])
+def test_powers_of_two_change_no_digit(scale):
+    x = np.random.default_rng(2).standard_normal((9, 6))
+    expected, scaled = raphson.polar(put(x)), raphson.polar(put(x * scale))
+    np.testing.assert_array_equal(get(scaled.unitary), get(expected.unitary))
+    np.testing.assert_array_equal(get(scaled.hermitian), get(expected.hermitian) * scale)
+    assert scaled.residual == expected.residual
+
+
+# ---- functions of symmetric matrices -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("n", [1, 2, 19, 48])
+def test_inverse_root_is_measured_on_what_is_returned(n, p, dtype):
+    cond = 1e4
+    a = symmetric(3 * spectrum(n, cond), p, dtype)
+    with no_warnings():
+        result = ns.inverse_root(put(a), p)
+    x = get(result.value).astype(np.float64)
+    error = largest(a.astype(np.float64) @ np.linalg.matrix_power(x, p) - np.eye(n))
+    assert get(result.value).dtype == dtype
+    assert result.converged
+    assert result.residual == pytest.approx(error, rel=0.5, abs=1e-15 * cond)
+    assert error <= 4 * p * EPS[dtype] * cond
+    assert np.array_equal(x, x.T)
+    assert result.cond == pytest.approx(np.linalg.cond(a.astype(np.float64)), rel=1e-3)
+    np.testing.assert_allclose(x, function_of(a, lambda v: v ** (-1 / p)), rtol=0, atol=20 * EPS[dtype] * cond * largest(x))
+
+
+@pytest.mark.parametrize("cond", [1e1, 1e6, 1e12])
+@pytest.mark.parametrize("n", [5, 64, 101, 119, 130])  # from 119 on: pairs of blocks
+def test_roots_at_every_condition(n, cond):
+    a = symmetric(spectrum(n, cond), n)
+    with no_warnings():
+        root, square_root = ns.inverse_root(put(a), 4), ns.sqrt(put(a))
+    truth = function_of(a, lambda v: np.abs(v) ** -0.25)
+    assert root.converged
+    assert root.residual <= 1e-15 * n * cond
+    np.testing.assert_allclose(get(root.value), truth, rtol=0, atol=1e-14 * cond * largest(truth))
+    assert square_root.converged
+    s, z = get(square_root.value), get(square_root.inverse_sqrt)
+    error = np.linalg.norm(s @ s - a) / np.linalg.norm(a)
+    assert error <= 1e-14
+    assert square_root.residual == pytest.approx(error, rel=0.5, abs=1e-15)
+    assert np.array_equal(s, s.T)
+    np.testing.assert_allclose(s, function_of(a, lambda v: np.sqrt(np.abs(v))), rtol=0, atol=1e-14 * np.sqrt(cond))
+    inverse_error = largest(a @ z @ z - np.eye(n))
+    assert inverse_error <= 1e-14 * n * cond
+    assert square_root.inverse_residual == pytest.approx(inverse_error, rel=1, abs=1e-14 * cond)
+    assert square_root.iterations <= 30
+
+
+def test_repeated_and_clustered_eigenvalues():
+    n = 40
+    for values in (np.ones(n), np.repeat([1.0, 2.0, 3.0, 4.0], 10), 1 + 1e-13 * np.arange(n), np.r_[np.ones(20), np.full(20, 1e-8)]):
+        a = symmetric(values, 7)
+        result = ns.inverse_root(put(a), 2)
+        assert result.converged
+        assert result.residual <= 1e-14 * n / values.min()
+    diagonal = np.diag(np.arange(1.0, 18.0))
+    np.testing.assert_allclose(get(ns.sqrt(put(diagonal)).value), np.sqrt(diagonal), atol=1e-14)
+
+
+def test_ridges_are_absolute_and_relative():
+    a = symmetric(50 * spectrum(20, 1e3), 2)
+    shifted = a + (0.25 + 0.1 * np.linalg.eigvalsh(a)[-1]) * np.eye(20)
+    got = ns.inverse_root(put(a), 4, ridge=0.25, relative_ridge=0.1)
+    np.testing.assert_allclose(get(got.value), function_of(shifted, lambda v: v**-0.25), rtol=1e-12, atol=1e-14)
+    assert got.residual <= 1e-13
+    assert got.cond == pytest.approx(np.linalg.cond(shifted), rel=1e-9)
+    singular = np.diag([1.0, 0.0, 2.0])
+    root = get(ns.inverse_root(put(singular), 2, ridge=0.5).value)
+    np.testing.assert_allclose(np.diag(root), np.array([1.5, 0.5, 2.5]) ** -0.5, rtol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [1e-250, 1e-30, 1e30, 1e200])
+def test_extreme_scales(scale):
+    a = symmetric(spectrum(12, 1e4), 3)
+    for p in (2, 3, 4):
+        expected = get(ns.inverse_root(put(a), p).value) * scale ** (-1 / p)
+        result = ns.inverse_root(put(a * scale), p)
+        assert result.converged
+        np.testing.assert_allclose(get(result.value), expected, rtol=1e-9)
+    root = get(ns.sqrt(put(a * scale)).value)
+    np.testing.assert_allclose(root, get(ns.sqrt(put(a)).value) * np.sqrt(scale), rtol=1e-9)
+    inverse = get(ns.inverse(put(a * scale)).value)
+    np.testing.assert_allclose(inverse, get(ns.inverse(put(a)).value) / scale, rtol=1e-9)
+
+
+def test_what_leaves_the_range_is_a_breakdown():
+    with pytest.raises(np.linalg.LinAlgError, match="inverse: breakdown"):
+        ns.inverse(put(np.diag([1e-310, 1.0])))
+    small = np.stack([np.eye(2), 1e-310 * np.eye(2)])
+    with pytest.warns(raphson.ConvergenceWarning, match="1 of 2"):
+        result = ns.inverse(put(small))
+    assert list(result.status) == ["converged", "breakdown"]
+    np.testing.assert_array_equal(get(result.value), np.stack([np.eye(2), np.zeros((2, 2))]))
+
+
+def test_sqrt_of_a_singular_matrix():
+    g = np.random.default_rng(0).standard_normal((12, 5))
+    a = g @ g.T
+    result = ns.sqrt(put(a))
+    assert result.converged
+    assert result.inverse_sqrt is None
+    assert result.inverse_residual == np.inf
+    root = get(result.value)
+    assert np.linalg.norm(root @ root - a) <= 1e-13 * np.linalg.norm(a)
+    batch = ns.sqrt(put(np.stack([a, np.eye(12)])))
+    assert np.isnan(get(batch.inverse_sqrt)[0]).all()
+    np.testing.assert_allclose(get(batch.inverse_sqrt)[1], np.eye(12), atol=1e-15)
+    np.testing.assert_array_equal(get(ns.sqrt(put(np.zeros((3, 3)))).value), np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n", [1, 2, 30, 71])
+def test_sign(n, dtype):
+    values = np.where(np.arange(n) % 3 == 0, -1, 1) * np.logspace(0, 2, n)
+    a = symmetric(values, n, dtype)
+    result = ns.sign(put(a))
+    s = get(result.value).astype(np.float64)
+    assert result.converged
+    np.testing.assert_allclose(s, function_of(a, np.sign), atol=100 * EPS[dtype])
+    error = largest(s @ s - np.eye(n))
+    assert error <= 20 * EPS[dtype]
+    assert result.residual == pytest.approx(error, rel=1, abs=1e-15)
+    with pytest.raises(np.linalg.LinAlgError, match="imaginary axis"):
+        ns.sign(put(np.diag([1.0, 0.0, -1.0])))
+
+
+# ---- inverse -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cond", [1e1, 1e8, 1e12])
+@pytest.mark.parametrize("n", [1, 2, 9, 64, 101, 168, 169, 203])  # from 169 on: panels
+def test_inverse(n, cond):
+    a = with_singular_values(np.random.default_rng(n), n, n, spectrum(n, cond))
+    with no_warnings():
+        result = ns.inverse(put(a))
+    x = get(result.value)
+    error = largest(a @ x - np.eye(n))
+    assert result.converged
+    assert error <= 1e-15 * n * cond + 1e-15
+    assert result.residual == pytest.approx(error, rel=1, abs=1e-15 * cond)
+    if n > 1:
+        assert cond <= 1.01 * result.cond <= 1.1 * n * cond
+
+
+@pytest.mark.parametrize("n", [7, 64, 180])
+def test_inverse_needs_its_pivots(n):
+    permutation = np.random.default_rng(n).permutation(n)
+    a = np.eye(n)[permutation]
+    np.testing.assert_array_equal(get(ns.inverse(put(a)).value), a.T)
+    weak = 1e-14 * np.eye(n) + np.eye(n)[::-1] + np.triu(np.ones((n, n)), 1) / n
+    result = ns.inverse(put(weak))
+    assert result.converged
+    np.testing.assert_allclose(get(result.value), np.linalg.inv(weak), rtol=0, atol=1e-13 * result.cond)
+
+
+def test_inverse_of_a_low_rank_matrix_with_noise_is_as_good_as_its_condition():
+    g = np.random.default_rng(3)
+    n = 190
+    a = g.standard_normal((n, 7)) @ g.standard_normal((7, n)) + 1e-9 * g.standard_normal((n, n))
+    result = ns.inverse(put(a))
+    assert result.converged
+    assert result.residual <= 1e-15 * n * result.cond
+
+
+def test_inverse_steps_where_a_tolerance_asks_for_one():
+    a = with_singular_values(np.random.default_rng(4), 60, 60, spectrum(60, 1e10))
+    plain = ns.inverse(put(a))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", raphson.ConvergenceWarning)
+        asked = ns.inverse(put(a), tol=plain.residual / 2)
+    assert asked.tol == plain.residual / 2
+    assert asked.residual <= plain.residual
+    assert asked.residual == pytest.approx(largest(a @ get(asked.value) - np.eye(60)), rel=1)
+    assert asked.iterations >= plain.iterations == 1
+
+
+@pytest.mark.parametrize("n", [3, 175])
+def test_a_singular_matrix_has_no_inverse(n):
+    a = np.zeros((2, n, n))
+    a[0] = np.diag(np.arange(n) * 1.0)
+    a[1] = np.eye(n)
+    with pytest.warns(raphson.ConvergenceWarning, match="1 of 2"):
+        result = ns.inverse(put(a))
+    assert list(result.status) == ["breakdown", "converged"]
+    assert result.cond[0] == np.inf
+    np.testing.assert_allclose(get(result.value)[0], a[0].T / (n - 1) ** 2, atol=1e-16)
+    np.testing.assert_array_equal(get(result.value)[1], np.eye(n))
+    with pytest.raises(np.linalg.LinAlgError, match="breakdown"):
+        ns.inverse(put(a[0]))
+
+
+# ---- batches, lists, layouts, errors -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("bad", ["nan", "inf", "other"])
+def test_one_bad_matrix_leaves_the_others_alone(name, bad):
+    function = FUNCTIONS[name]
+    blocks = np.stack([symmetric(spectrum(17, 1e3), s) for s in range(4)]).reshape(2, 2, 17, 17)
+    alone = function(put(blocks))
+    assert alone.all_converged
+    harmed = blocks.copy()
+    harmed[1, 0] = symmetric(np.linspace(-1, 1, 17), 9)  # indefinite, and singular but for rounding
+    if name == "inverse":
+        harmed[1, 0] = np.diag(np.linspace(-1, 1, 17))
+    if bad != "other":
+        harmed[1, 0, 2, 3] = harmed[1, 0, 3, 2] = np.nan if bad == "nan" else np.inf
+    broken = function(put(harmed)) if name == "polar" and bad == "other" else None
+    if broken is None:
+        with pytest.warns(raphson.ConvergenceWarning, match="1 of 4 matrices") as caught:
+            broken = function(put(harmed))
+        assert len(caught) == 1
+        assert broken.status[1, 0] == "breakdown"
+        with pytest.raises(np.linalg.LinAlgError, match="matrix 2 of the batch"):
+            function(put(harmed), errors="raise")
+        with pytest.raises(np.linalg.LinAlgError, match="breakdown"):
+            function(put(harmed[1, 0]))
+    field = "unitary" if name == "polar" else "value"
+    good = np.ones((2, 2), bool)
+    good[1, 0] = False
+    values, expected = get(getattr(broken, field)), get(getattr(alone, field))
+    assert broken.converged[good].all()
+    np.testing.assert_array_equal(values[good], expected[good])
+    np.testing.assert_array_equal(broken.residual[good], alone.residual[good])
+    if bad == "other":
+        assert np.isfinite(values).all()
+    else:
+        assert np.isnan(values[1, 0]).all()
+        assert np.isnan(broken.residual[1, 0])
+
+
+def test_an_indefinite_matrix_gets_the_root_of_its_positive_part():
+    a = symmetric(np.array([-1.0, 1.0, 4.0]), 2)
+    with pytest.warns(raphson.ConvergenceWarning, match="not positive definite"):
+        result = ns.inverse_root(put(a), 2, errors="status")
+    positive = function_of(a, lambda v: np.where(v > 0, np.abs(v) ** -0.5, 0))
+    np.testing.assert_allclose(get(result.value), positive, atol=1e-14)
+    assert result.status == "breakdown"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_batch_is_its_matrices(name):
+    function = FUNCTIONS[name]
+    stack = np.stack([symmetric(spectrum(21, 10.0 ** (s + 1)), s) for s in range(5)])
+    batch = function(put(stack))
+    field = "unitary" if name == "polar" else "value"
+    for i, matrix in enumerate(stack):
+        one = function(put(matrix))
+        # cuBLAS may choose another kernel for another batch
+        np.testing.assert_allclose(
+            get(getattr(one, field)), get(getattr(batch, field))[i], rtol=0, atol=0 if device.emulated else 1e-9
+        )
+        assert one.status == batch.status[i]
+        assert isinstance(one.converged, bool)
+        assert isinstance(one.iterations, int)
+        assert isinstance(one.residual, float)
+    assert batch.status.shape == batch.residual.shape == batch.tol.shape == (5,)
+
+
+def test_lists_of_mixed_sizes_and_nothing():
+    matrices = [symmetric(spectrum(n, 100.0), n) for n in (3, 50, 1, 3)] + [np.stack([np.eye(3) * 2] * 2)]
+    results = ns.inverse_root([put(m) for m in matrices], 2)
+    for result, matrix in zip(results, matrices, strict=True):
+        assert get(result.value).shape == matrix.shape
+        np.testing.assert_allclose(get(result.value), get(ns.inverse_root(put(matrix), 2).value), atol=1e-13)
+    with pytest.warns(raphson.ConvergenceWarning, match="1 of 2"):
+        results = ns.inverse([put(np.zeros((2, 2))), put(np.eye(3))])
+    assert [r.status for r in results] == ["breakdown", "converged"]
+    for shape in [(0, 4, 4), (3, 0, 0)]:
+        assert get(ns.sqrt(put(np.zeros(shape))).value).shape == shape
+    assert get(raphson.polar(put(np.zeros((2, 0, 5)))).unitary).shape == (2, 0, 5)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("layout", ["fortran", "spread", "reversed", "batch last"])
+def test_every_stride_is_read(name, layout):
+    if layout in ("spread", "reversed") and not device.emulated:
+        pytest.skip("torch has no such views")
+    function = FUNCTIONS[name]
+    stack = np.stack([symmetric(spectrum(11, 1e2), s) for s in range(3)])
+    if name in ("polar", "inverse"):
+        stack += np.triu(np.ones((11, 11)))
+    if layout == "fortran":
+        given = np.asfortranarray(stack)
+    elif layout == "spread":
+        given = np.zeros((6, 22, 33))[::2, ::2, ::3]
+        given[...] = stack
+    elif layout == "reversed":
+        given = np.ascontiguousarray(stack[::-1, ::-1, ::-1])[::-1, ::-1, ::-1]
+    else:
+        given = np.moveaxis(np.ascontiguousarray(np.moveaxis(stack, 0, 2)), 2, 0)
+    field = "unitary" if name == "polar" else "value"
+    np.testing.assert_array_equal(get(getattr(function(put(given)), field)), get(getattr(function(put(stack)), field)))
+
+
+def test_a_step_limit_is_said():
+    a = symmetric(spectrum(30, 1e6), 1)
+    with pytest.warns(raphson.ConvergenceWarning, match="max_iter"):
+        assert raphson.polar(put(a), max_steps=4).iterations == 4
+    for n in (30, 130):
+        with pytest.warns(raphson.ConvergenceWarning, match="max_iter"):
+            ns.inverse_root(put(symmetric(spectrum(n, 1e6), 1)), 2, max_steps=2)
+    with pytest.warns(raphson.ConvergenceWarning, match="precision_floor"):
+        result = ns.sqrt(put(a), tol=1e-30)
+    assert result.tol == 1e-30
+
+
+def test_what_is_wrong_is_said():
+    square, lopsided = np.eye(4), np.eye(4) + np.eye(4, k=1)
+    with pytest.raises(ValueError, match=r"^inverse: a must be square \(..., n, n\), got shape \(4, 3\)"):
+        ns.inverse(put(np.ones((4, 3))))
+    with pytest.raises(ValueError, match="polar: x must have at least 2 axes"):
+        raphson.polar(put(np.ones(4)))
+    with pytest.raises(ValueError, match=r"inverse_root: a must be symmetric, but max\|A - A\^T\| = 1.0.*matrix 1 of the batch"):
+        ns.inverse_root(put(np.stack([square, lopsided])), 2)
+    with pytest.raises(ValueError, match="p must"):
+        ns.inverse_root(put(square), 0)
+    with pytest.raises(ValueError, match="tol must not be negative"):
+        ns.sqrt(put(square), tol=-1.0)
+    with pytest.raises(TypeError, match="polar: x must be float64 or float32, got float16"):
+        raphson.polar(put(square.astype(np.float16)))
+    with pytest.raises(TypeError, match="polar"):
+        raphson.polar([put(square), square])
+    for function in (ns.sqrt, ns.sign):
+        with pytest.raises(RuntimeError, match=r"CUDA kernels for symmetric matrices only.*\(matrix 1 of the batch\)$"):
+            function(put(np.stack([square, lopsided])))
