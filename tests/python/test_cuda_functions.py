@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 import cuda_arrays
 import raphson
@@ -273,11 +274,82 @@ def test_sign(n, dtype):
         ns.sign(put(np.diag([1.0, 0.0, -1.0])))
 
 
+# ---- without symmetry ----------------------------------------------------------------------------------------
+
+
+def lopsided(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    n = len(values)
+    basis = np.eye(n) + 0.3 * np.random.default_rng(seed).standard_normal((n, n)) / np.sqrt(n)
+    inverse = np.linalg.inv(basis)
+    return basis @ np.diag(values) @ inverse, basis, inverse
+
+
+@pytest.mark.parametrize("n", [2, 17, 64, 90])
+@pytest.mark.parametrize("spread", [1e1, 1e5, 1e9])
+def test_sqrt_without_symmetry_is_as_good_as_schur(n, spread):
+    a, _, _ = lopsided(np.logspace(0, np.log10(spread), n), n)
+    with no_warnings():
+        result = ns.sqrt(put(a))
+    root, inverse = get(result.value), get(result.inverse_sqrt)
+    error = np.linalg.norm(root @ root - a) / np.linalg.norm(a)
+    schur = scipy.linalg.sqrtm(a)
+    assert result.converged
+    assert error <= max(4 * np.linalg.norm(schur @ schur - a) / np.linalg.norm(a), 1e-14)
+    assert result.residual == pytest.approx(error, rel=1, abs=1e-15)
+    np.testing.assert_allclose(root @ inverse, np.eye(n), atol=1e-13 * n * np.sqrt(spread))
+    inverse_error = largest(a @ inverse @ inverse - np.eye(n))
+    assert result.inverse_residual == pytest.approx(inverse_error, rel=1, abs=1e-14 * spread)
+    assert result.iterations == pytest.approx(ns.sqrt(a).iterations, abs=1)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n", [2, 30, 75])
+def test_sign_without_symmetry(n, dtype):
+    values = np.where(np.arange(n) % 3 == 0, -1, 1) * np.logspace(0, 1, n)
+    a, basis, inverse = lopsided(values, n)
+    result = ns.sign(put(a.astype(dtype)))
+    s = get(result.value).astype(np.float64)
+    assert result.converged
+    np.testing.assert_allclose(s, basis @ np.diag(np.sign(values)) @ inverse, atol=1e3 * EPS[dtype])
+    error = largest(s @ s - np.eye(n))
+    assert result.residual == pytest.approx(error, rel=1, abs=1e-14)
+    assert error <= 100 * EPS[dtype]
+
+
+def test_some_of_a_batch_have_symmetry():
+    plain, _, _ = lopsided(np.linspace(1, 9, 12), 1)
+    other, _, _ = lopsided(np.linspace(1, 3, 12), 2)
+    broken = np.eye(12)
+    broken[:2, :2] = [[-1.0, 2.0], [0.0, 1.0]]
+    even = symmetric(np.linspace(1, 9, 12), 3)
+    stack = np.stack([even, plain, broken, np.eye(12), other])
+    with pytest.warns(raphson.ConvergenceWarning, match="1 of 5"):
+        result = ns.sqrt(put(stack))
+    assert [str(s) for s in result.status] == ["converged"] * 2 + ["breakdown"] + ["converged"] * 2
+    roots, inverses = get(result.value), get(result.inverse_sqrt)
+    for k in (0, 1, 3, 4):
+        np.testing.assert_allclose(roots[k], scipy.linalg.sqrtm(stack[k]), atol=1e-13)
+        np.testing.assert_array_equal(roots[k], get(ns.sqrt(put(stack[k])).value))
+        np.testing.assert_allclose(roots[k] @ inverses[k], np.eye(12), atol=1e-13)
+    assert np.isfinite(roots[2]).all()
+    assert np.isnan(inverses[2]).all()
+    assert result.inverse_residual[2] == np.inf
+
+
+def test_sign_of_rotations_with_and_without_a_real_part():
+    turn = np.array([[0.0, -1.0], [1.0, 0.0]])
+    np.testing.assert_allclose(get(ns.sign(put(turn + 0.1 * np.eye(2))).value), np.eye(2), atol=1e-14)
+    with pytest.raises(np.linalg.LinAlgError, match="imaginary axis"):
+        ns.sign(put(turn))
+    with pytest.raises(np.linalg.LinAlgError, match="breakdown"):
+        ns.sign(put(np.array([[1.0, 2.0], [0.5, 1.0]])))
+
+
 # ---- inverse -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cond", [1e1, 1e8, 1e12])
-@pytest.mark.parametrize("n", [1, 2, 9, 64, 101, 168, 169, 203])  # from 169 on: panels
+@pytest.mark.parametrize("n", [1, 2, 9, 64, 101, 169, 170, 203])  # from 170 on: panels
 def test_inverse(n, cond):
     a = with_singular_values(np.random.default_rng(n), n, n, spectrum(n, cond))
     with no_warnings():
@@ -470,6 +542,3 @@ def test_what_is_wrong_is_said():
         raphson.polar(put(square.astype(np.float16)))
     with pytest.raises(TypeError, match="polar"):
         raphson.polar([put(square), square])
-    for function in (ns.sqrt, ns.sign):
-        with pytest.raises(RuntimeError, match=r"CUDA kernels for symmetric matrices only.*\(matrix 1 of the batch\)$"):
-            function(put(np.stack([square, lopsided])))

@@ -28,19 +28,6 @@ struct Found {
     FunctionExponents exponents;
 };
 
-bool spectral(MatrixFunction function) {
-    return function == MatrixFunction::sign || function == MatrixFunction::sqrt || function == MatrixFunction::inverse_root;
-}
-
-// What the kernels do not take.
-void refuse(MatrixFunction function, const MatrixFacts& facts, const FunctionExponents& exponents, bool narrow, const std::string& which) {
-    if (!std::isfinite(facts.max_abs) || !spectral(function)) return;
-    if (function == MatrixFunction::inverse_root) return require_symmetric(facts.asymmetry, facts.max_abs, narrow, which);
-    if (symmetric_to_rounding(std::ldexp(facts.asymmetry, exponents.load), narrow)) return;
-    throw std::runtime_error(std::string(name_of(function)) + ": a is a CUDA array, but this function has CUDA kernels for symmetric"
-                             " matrices only; copy it to the CPU first" + which);
-}
-
 // Numbers as the device measured them to what the functions promise.
 void report_on(const CudaFunctionJob& job, const Found& found, const double* of) {
     MatrixReport& report = found.item->reports[found.index];
@@ -72,9 +59,11 @@ void report_on(const CudaFunctionJob& job, const Found& found, const double* of)
         case MatrixFunction::sqrt:
             report.residual = norm > 0 ? measured(std::sqrt(of[number_residual]) / norm) : 0;
             report.inverse_residual = measured(of[number_inverse_residual]);
-            safe = safe_tolerance(job.rows, 1, job.narrow);
+            safe = safe_tolerance(job.rows, job.general ? std::max(1.0, of[number_value] / norm) : 1, job.narrow);
             break;
-        case MatrixFunction::sign: safe = safe_tolerance(job.rows, 1, job.narrow); break;
+        case MatrixFunction::sign:
+            safe = safe_tolerance(job.rows, job.general ? std::max(1.0, of[number_value] / static_cast<double>(job.rows)) : 1, job.narrow);
+            break;
         case MatrixFunction::inverse_root: safe = safe_tolerance(job.rows, report.cond, job.narrow, job.p); break;
     }
     if ((broken && job.function != MatrixFunction::polar) || of[number_overflow] != 0) report.status = Status::breakdown;
@@ -89,7 +78,7 @@ void report_on(const CudaFunctionJob& job, const Found& found, const double* of)
 // Matrices of one shape.
 void evaluate_group(const CudaFunctionJob& job, const std::vector<Found>& matrices, const CudaFunctionTable& table, CudaPlace place) {
     const int64_t small = std::min(job.rows, job.cols), large = std::max(job.rows, job.cols);
-    const int64_t bytes = 8 * (4 * small * large + 10 * small * small);
+    const int64_t bytes = 8 * (4 * small * large + (job.general ? 30 : 10) * small * small);
     const auto most = static_cast<std::size_t>(std::max<int64_t>(scratch_bytes / std::max<int64_t>(bytes, 1), 1));
     for (std::size_t from = 0; from < matrices.size(); from += most) {
         const std::size_t count = std::min(most, matrices.size() - from);
@@ -97,7 +86,8 @@ void evaluate_group(const CudaFunctionJob& job, const std::vector<Found>& matric
         std::vector<FunctionExponents> exponents;
         for (std::size_t k = from; k < from + count; ++k) {
             const Found& found = matrices[k];
-            if (parts.empty() || parts.back().item != found.item) parts.push_back({found.item, found.index, 0});
+            const bool next = !parts.empty() && parts.back().item == found.item && parts.back().first + parts.back().count == found.index;
+            if (!next) parts.push_back({found.item, found.index, 0});
             ++parts.back().count;
             exponents.push_back(found.exponents);
         }
@@ -129,16 +119,25 @@ void evaluate_on_device(MatrixFunction function, int64_t p, const FunctionItem* 
         const bool narrow = item.a.dtype == DType::float32;
         std::vector<MatrixFacts> facts(static_cast<std::size_t>(matrices));
         table.scan(item.a, facts.data(), place);
-        auto found = std::find_if(groups.begin(), groups.end(),
-                                  [&](const Group& group) { return group.job.rows == rows && group.job.cols == cols; });
-        if (found == groups.end()) found = groups.insert(groups.end(), Group{{function, p, &options, rows, cols, narrow}, {}});
+        const auto group_of = [&](bool general) -> std::vector<Found>& {
+            const auto found = std::find_if(groups.begin(), groups.end(), [&](const Group& group) {
+                return group.job.rows == rows && group.job.cols == cols && group.job.general == general;
+            });
+            if (found != groups.end()) return found->matrices;
+            groups.push_back({{function, p, &options, rows, cols, narrow, general}, {}});
+            return groups.back().matrices;
+        };
         for (int64_t k = 0; k < matrices; ++k) {
             const MatrixFacts& mine = facts[static_cast<std::size_t>(k)];
             const bool finite = std::isfinite(mine.max_abs);
             FunctionExponents exponents = exponents_of(function, p, finite ? mine.max_abs : 0, options);
-            refuse(function, mine, exponents, narrow, which_matrix(items, count, item, k));
             if (!finite) exponents.value = exponents.second = poisoned_exponent;
-            found->matrices.push_back({&item, k, finite, exponents});
+            if (finite && function == MatrixFunction::inverse_root) {
+                require_symmetric(mine.asymmetry, mine.max_abs, narrow, which_matrix(items, count, item, k));
+            }
+            const bool either = function == MatrixFunction::sign || function == MatrixFunction::sqrt;
+            const bool general = finite && either && !symmetric_to_rounding(std::ldexp(mine.asymmetry, exponents.load), narrow);
+            group_of(general).push_back({&item, k, finite, exponents});
         }
     }
     for (const Group& group : groups) evaluate_group(group.job, group.matrices, table, place);

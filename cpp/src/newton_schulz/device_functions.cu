@@ -106,15 +106,6 @@ __global__ void __launch_bounds__(threads) failures_kernel(const int* failed, in
     if (k < count && failed[k] != 0) numbers[k * function_numbers] = 1;
 }
 
-// x ← y where taken.
-__global__ void __launch_bounds__(threads) take_kernel(const Working x, const Working y, const int* taken) {
-    const int64_t line = blockIdx.x, matrix = line / x.rows, row = line % x.rows;
-    if (taken[matrix] == 0) return;
-    for (int64_t j = threadIdx.x; j < x.cols; j += threads) {
-        static_cast<double*>(x.data)[matrix * x.step + row * x.ld + j] = static_cast<const double*>(y.data)[matrix * y.step + row * y.ld + j];
-    }
-}
-
 class Evaluation {
 public:
     Evaluation(const CudaFunctionJob& job, int64_t count, Scratch& scratch)
@@ -134,7 +125,7 @@ public:
         switch (job_.function) {
             case MatrixFunction::polar: return polar();
             case MatrixFunction::inverse: return inverse();
-            default: return spectral(ridges);
+            default: return job_.general ? general() : spectral(ridges);
         }
     }
 
@@ -226,8 +217,16 @@ private:
             }
             write(wanted.data(), taken, wanted.size() * sizeof(int), place_);
             write(here.data(), numbers_, here.size() * sizeof(double), place_);
-            launch(name, place_, {block_count(count_ * x_.rows, name), threads}, take_kernel, value_, better, taken);
+            take_where(value_, better, taken, place_);
         }
+    }
+
+    void general() {
+        const int64_t n = x_.rows, most = job_.options->max_steps;
+        value_ = take(n, n);
+        if (job_.function == MatrixFunction::sign) return general_sign(x_, value_, job_.narrow, most, numbers_, scratch_);
+        second_ = take(n, n);
+        general_sqrt(x_, value_, second_, job_.narrow, most, numbers_, scratch_);
     }
 
     void spectral(double* ridges) {

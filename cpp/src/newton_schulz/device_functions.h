@@ -25,7 +25,8 @@ struct FunctionPart {
 // What was measured on one matrix at its scale, as a row of numbers; flags are 0 or 1.
 enum FunctionNumber : int {
     number_cond,              // polar: ‖H⁻¹‖_F²; inverse: ‖A⁻¹‖_F²
-    number_norm,              // ‖A‖_F² of the scaled matrix (polar, sqrt, inverse)
+    number_norm,              // ‖A‖_F² of the scaled matrix (polar, sqrt, inverse, and sign where `general`)
+    number_value,             // ‖·‖_F² of the result, where `general`
     number_residual,          // max|… − I|, or ‖… − A‖_F²
     number_orthogonality,     // ‖UᵀU − I‖_F²
     number_inverse_residual,
@@ -46,13 +47,14 @@ struct CudaFunctionJob {
     const MatrixFunctionOptions* options;
     std::int64_t rows, cols;  // of every matrix
     bool narrow;              // float32 results, rounded before they are measured
+    bool general;             // sign, sqrt: of matrices that are not symmetric
 };
 
 struct CudaFunctionTable {
     // facts: one a matrix, in C order. Waits.
     void (*scan)(const BatchRef& a, MatrixFacts* facts, CudaPlace place);
-    // Matrices of one shape out of several arrays; sign, sqrt and inverse_root take the symmetric part. exponents and
-    // numbers (function_numbers each) are in the order of the parts. NaN gives NaN. Waits, and looks at the progress of
+    // Matrices of one shape out of several arrays; inverse_root, and sign and sqrt unless `general`, are of the symmetric
+    // part. exponents and numbers (function_numbers each) are in the order of the parts. NaN gives NaN. Waits, and looks at the progress of
     // iterations every few steps.
     void (*evaluate)(const CudaFunctionJob& job, const FunctionPart* parts, std::size_t count, const FunctionExponents* exponents,
                      double* numbers, CudaPlace place);

@@ -51,7 +51,7 @@ constexpr std::size_t shared_for(int64_t order) {
 constexpr std::size_t aside = 2048;  // what the kernel declares itself, and the driver keeps
 
 // a becomes diagonal, v ← v·(its rotations); all threads of the block. Gives the number of sweeps that rotated anything.
-__device__ int diagonalise(double* a, double* v, Rotation* rotations, int* moved, int order, int most_sweeps, double floor) {
+__device__ __forceinline__ int diagonalise(double* a, double* v, Rotation* rotations, int* moved, int order, int most_sweeps, double floor) {
     const int ld = order + 1, half = order / 2, me = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     int sweeps = 0;
     for (; sweeps < most_sweeps; ++sweeps) {
@@ -162,8 +162,14 @@ __global__ void __launch_bounds__(tile_threads) floor_kernel(const Working a, co
     if (k < a.count) turning[k] = {nothing * sqrt(numbers[k * function_numbers + number_scratch]), 0, 0, 0};
 }
 
-// The matrix of each pair of blocks becomes diagonal; turns (64×64, one a pair) ← the rotations.
-__global__ void __launch_bounds__(tile_threads) pair_kernel(const Working a, int round, double* turns, Turning* turning) {
+// What a round does to a pair.
+struct Turns {
+    double* by;  // 64×64 a pair: its rotations
+    int* any;    // whether there are any
+};
+
+// The matrix of each pair of blocks becomes diagonal.
+__global__ void __launch_bounds__(tile_threads) pair_kernel(const Working a, int round, Turns turns, Turning* turning) {
     __shared__ int moved;
     const int blocks = static_cast<int>(a.rows) / block, pairs = blocks / 2;
     const int64_t matrix = blockIdx.x / pairs;
@@ -179,11 +185,13 @@ __global__ void __launch_bounds__(tile_threads) pair_kernel(const Working a, int
     unit_matrix(v, pair);
     __syncthreads();
     const int sweeps = diagonalise(x, v, rotations, &moved, pair, inner_sweeps, turning[matrix].floor);
-    if (sweeps > 0 && threadIdx.x == 0) turning[matrix].moved = 1;  // by several blocks, the same number
-    double* const to = turns + int64_t{blockIdx.x} * pair * pair;
+    if (threadIdx.x == 0) turns.any[blockIdx.x] = sweeps;
+    if (sweeps == 0) return;
+    if (threadIdx.x == 0) turning[matrix].moved = 1;  // by several blocks, the same number
+    double* const to = turns.by + int64_t{blockIdx.x} * pair * pair;
     for (int k = static_cast<int>(threadIdx.x); k < pair * pair; k += tile_threads) {
         to[k] = v[k / pair * pitch + k % pair];
-        if (sweeps > 0) data[place_of(g, k / pair) * a.ld + place_of(g, k % pair)] = x[k / pair * pitch + k % pair];
+        data[place_of(g, k / pair) * a.ld + place_of(g, k % pair)] = x[k / pair * pitch + k % pair];
     }
 }
 
@@ -222,7 +230,7 @@ __device__ __forceinline__ void put(const double (&sums)[4][4], double* to) {
 
 // What the other entries make of the turns: tiles of a between two different pairs, A ← WₚᵀA W_q and its mirror image, and
 // 64 rows of v times a pair's turns.
-__global__ void __launch_bounds__(tile_threads) turn_kernel(const Working a, const Working v, int round, const double* turns,
+__global__ void __launch_bounds__(tile_threads) turn_kernel(const Working a, const Working v, int round, Turns turns,
                                                             const Turning* turning) {
     const int blocks = static_cast<int>(a.rows) / block, pairs = blocks / 2, crossings = pairs * (pairs - 1) / 2;
     const int tiles = crossings + pairs * pairs;
@@ -242,29 +250,34 @@ __global__ void __launch_bounds__(tile_threads) turn_kernel(const Working a, con
         before -= here;
         ++left;
     }
+    const int* const any = turns.any + matrix * pairs;
+    const bool from_left = !of_v && any[left] != 0, from_right = any[right] != 0;
+    if (!from_left && !from_right) return;
     const Game rows = of_v ? Game{2 * left, 2 * left + 1} : game(round, left, blocks), columns = game(round, right, blocks);
     const Working& to = of_v ? v : a;
     double* const data = static_cast<double*>(to.data) + matrix * to.step;
     const auto fetch = [&](int of) {
-        const double* const from = turns + (matrix * pairs + of) * pair * pair;
+        const double* const from = turns.by + (matrix * pairs + of) * pair * pair;
         for (int k = me; k < pair * pair; k += tile_threads) w[k / pair * pitch + k % pair] = from[k];
     };
     for (int k = me; k < pair * pair; k += tile_threads) {
         x[k / pair * pitch + k % pair] = data[place_of(rows, k / pair) * to.ld + place_of(columns, k % pair)];
     }
     double sums[4][4];
-    if (!of_v) {
+    if (from_left) {
         fetch(left);
         __syncthreads();
         small_product<true>(w, x, sums);
         __syncthreads();
         put(sums, x);
     }
-    fetch(right);
-    __syncthreads();
-    small_product<false>(x, w, sums);
-    __syncthreads();
-    put(sums, x);
+    if (from_right) {
+        fetch(right);
+        __syncthreads();
+        small_product<false>(x, w, sums);
+        __syncthreads();
+        put(sums, x);
+    }
     __syncthreads();
     for (int k = me; k < pair * pair; k += tile_threads) {
         const int i = k / pair, j = k % pair;
@@ -296,7 +309,7 @@ __global__ void __launch_bounds__(tile_threads) unit_kernel(const Working v) {
 void by_pairs(const Working& a, const Working& v, int64_t most_sweeps, double* numbers, Scratch& scratch) {
     const CudaPlace place = scratch.place();
     const int64_t blocks = a.rows / block, pairs = blocks / 2, tiles = pairs * (pairs - 1) / 2 + pairs * pairs;
-    auto* const turns = scratch.take_array<double>(pair * pair * pairs * a.count);
+    const Turns turns{scratch.take_array<double>(pair * pair * pairs * a.count), scratch.take_array<int>(pairs * a.count)};
     auto* const turning = scratch.take_array<Turning>(a.count);
     const Grid matrices{block_count(ceil_div(a.count, tile_threads), name), tile_threads};
     sum_squares(a, numbers + number_scratch, place);

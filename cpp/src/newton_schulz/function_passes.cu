@@ -115,6 +115,13 @@ struct Copy {
     Working from, to;
     __device__ void operator()(int64_t matrix, int64_t i, int64_t j) const { entry(to, matrix, i, j) = entry(from, matrix, i, j); }
 };
+struct TakeWhere {
+    Working x, y;
+    const int* flags;
+    __device__ void operator()(int64_t matrix, int64_t i, int64_t j) const {
+        if (flags[matrix] != 0) entry(x, matrix, i, j) = entry(y, matrix, i, j);
+    }
+};
 struct AddToDiagonal {
     Working x;
     const double* by;
@@ -230,6 +237,7 @@ void settle(const Working& x, bool symmetric, bool narrow, CudaPlace place) {
     if (symmetric || narrow) each(x, Settle{x, symmetric, narrow}, place);
 }
 void copy_matrices(const Working& from, const Working& to, CudaPlace place) { each(to, Copy{from, to}, place); }
+void take_where(const Working& x, const Working& y, const int* flags, CudaPlace place) { each(x, TakeWhere{x, y, flags}, place); }
 void add_to_diagonal(const Working& x, const double* by, double same, CudaPlace place) { each(x, AddToDiagonal{x, by, same}, place); }
 void scale_columns(const Working& v, const double* weights, const Working& to, CudaPlace place) {
     each(to, ScaleColumns{v, to, weights}, place);

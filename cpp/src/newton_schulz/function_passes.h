@@ -27,10 +27,16 @@ void multiply(double alpha, const Working& a, const Working& b, Right right, dou
 int64_t eigh_order(int64_t n, int device);
 void eigh(const Working& x, const Working& v, double* values, int64_t most_sweeps, double* numbers, Scratch& scratch);
 
-// x ← a⁻¹ by Gauss–Jordan elimination with partial pivoting, a destroyed: in one launch what fits in shared memory (n ≤ 168
+// x ← a⁻¹ by Gauss–Jordan elimination with partial pivoting, a destroyed: in one launch what fits in shared memory (n ≤ 169
 // on a Hopper), in panels of rows and products beyond that. failed[i] ← 1 where a pivot is 0 or not finite, else 0; x[i] is
 // then anything.
 void invert(const Working& a, const Working& x, int* failed, Scratch& scratch);
+
+// Newton's iterations of general.cpp, for matrices that need not be symmetric. value ← sign(a); or the principal square root,
+// and second ← its inverse, NaN where there is none. All of `numbers` but the overflow.
+void general_sign(const Working& a, const Working& value, bool narrow, int64_t max_steps, double* numbers, Scratch& scratch);
+void general_sqrt(const Working& a, const Working& value, const Working& second, bool narrow, int64_t max_steps, double* numbers,
+                  Scratch& scratch);
 
 // z ← the matrix with orthonormal rows that is nearest to x (rows ≤ columns), by products alone.
 void orthonormal_factor(const Working& x, const Working& z, int64_t max_steps, double* numbers, Scratch& scratch);
@@ -45,6 +51,8 @@ void squares_between(const Working& x, const Working& y, double* to, CudaPlace p
 // x ← ½(x + xᵀ) where `symmetric`, then rounded to float32 where `narrow`.
 void settle(const Working& x, bool symmetric, bool narrow, CudaPlace place);
 void copy_matrices(const Working& from, const Working& to, CudaPlace place);
+// x ← y of matrices whose flag is not 0.
+void take_where(const Working& x, const Working& y, const int* flags, CudaPlace place);
 // x ← x + by[i]·I of matrix i; by null: `same` for all.
 void add_to_diagonal(const Working& x, const double* by, double same, CudaPlace place);
 // to (rows×order) ← v diag(weights); the first rows of v.
