@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ import scipy.linalg
 import cuda_arrays
 import raphson
 from raphson import newton_schulz as ns
-from reference import polar_by_svd, with_singular_values
+from reference import with_singular_values
 
 device = cuda_arrays.device()
+put, get = device.put, device.get
 
 EPS = {np.float64: np.finfo(np.float64).eps, np.float32: np.finfo(np.float32).eps}
 FUNCTIONS = {
@@ -38,117 +38,13 @@ def symmetric(values: np.ndarray, seed: int = 0, dtype: type = np.float64) -> np
     return ((a + a.T) / 2).astype(dtype)
 
 
-def function_of(a: np.ndarray, f) -> np.ndarray:
+def function_of(a: np.ndarray, f: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     values, vectors = np.linalg.eigh(a.astype(np.float64))
     return (vectors * f(values)) @ vectors.T
 
 
-@contextmanager
-def no_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
-def put(x: np.ndarray):
-    return device.put(x)
-
-
-def get(x) -> np.ndarray:
-    return device.get(x)
-
-
 def largest(x: np.ndarray) -> float:
     return float(np.abs(x).max())
-
-
-# ---- polar -------------------------------------------------------------------------------------------------
-
-
-def check_polar(x: np.ndarray, result, tol: float = 1e-14, orthogonality: float = 1e-13) -> tuple[np.ndarray, np.ndarray]:
-    u, h = get(result.unitary), get(result.hermitian)
-    assert u.dtype == h.dtype == x.dtype
-    tall, k = x.shape[0] >= x.shape[1], min(x.shape)
-    wide = [m.astype(np.float64) for m in (x, u, h)]
-    product = wide[1] @ wide[2] if tall else wide[2] @ wide[1]
-    gram = wide[1].T @ wide[1] if tall else wide[1] @ wide[1].T
-    size = np.linalg.norm(wide[0])
-    error = np.linalg.norm(product - wide[0]) / size if size > 0 else 0.0
-    off = np.linalg.norm(gram - np.eye(k)) / np.sqrt(k)
-    assert result.converged
-    assert result.status == "converged"
-    assert result.side == ("right" if tall else "left")
-    assert error <= tol
-    assert off <= orthogonality
-    assert np.array_equal(h, h.T)
-    assert np.linalg.eigvalsh(wide[2])[0] >= -tol * size
-    # what is reported is what is returned
-    assert result.residual == pytest.approx(error, rel=0.5, abs=1e-15)
-    assert result.orthogonality == pytest.approx(off, rel=0.5, abs=1e-15)
-    return u, h
-
-
-@pytest.mark.parametrize("cond", [1, 1e1, 1e6, 1e12, 1e15])
-@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (40, 40), (65, 64), (90, 33), (33, 90), (150, 5), (1, 7), (131, 131)])
-def test_polar_is_backward_stable(shape, cond):
-    k = min(shape)
-    x = with_singular_values(np.random.default_rng(3), *shape, spectrum(k, cond)) * 7.0
-    with no_warnings():
-        result = raphson.polar(put(x))
-    u, h = check_polar(x, result)
-    assert 1 <= result.iterations <= 50
-    if cond < 1e12:
-        assert result.cond >= 0.99 * np.linalg.cond(x)
-        assert result.cond <= 1.1 * k * np.linalg.cond(x)
-        expected_u, expected_h = polar_by_svd(x)
-        np.testing.assert_allclose(u, expected_u, atol=2e-15 * cond * k)
-        np.testing.assert_allclose(h, expected_h, atol=1e-13)
-
-
-@pytest.mark.parametrize(
-    "x",
-    [
-        np.ones((6, 6)),
-        np.diag([1.0, 0.0, 0.0, 2.0]),
-        np.ones((3, 8)),
-        np.eye(5, 4, k=2),
-        np.outer([0, 1.0], [1.0, 0]),
-        np.random.default_rng(1).standard_normal((40, 7)) @ np.random.default_rng(2).standard_normal((7, 40)),
-        np.random.default_rng(1).standard_normal((50, 1)) @ np.random.default_rng(2).standard_normal((1, 20)),
-    ],
-)
-def test_polar_of_singular_matrices_is_completed(x):
-    result = raphson.polar(put(x))
-    _, h = check_polar(x, result)
-    assert result.cond == np.inf
-    np.testing.assert_allclose(h, polar_by_svd(x)[1], atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(4, 3), (3, 4), (5, 5)])
-def test_polar_of_zeros(shape):
-    result = raphson.polar(put(np.zeros(shape)))
-    assert result.converged
-    assert result.residual == 0
-    assert result.cond == np.inf
-    np.testing.assert_array_equal(get(result.unitary), np.eye(*shape))
-    np.testing.assert_array_equal(get(result.hermitian), np.zeros((min(shape),) * 2))
-
-
-def test_polar_in_float32_is_rounded_once():
-    x = with_singular_values(np.random.default_rng(5), 60, 40, spectrum(40, 1e4)).astype(np.float32)
-    result = raphson.polar(put(x))
-    u, _ = check_polar(x, result, tol=2e-7, orthogonality=2e-7)
-    wide = get(raphson.polar(put(x.astype(np.float64))).unitary)
-    np.testing.assert_allclose(u, wide, rtol=1e-7, atol=1e-14)
-
-
-@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**-30, 2.0**900])
-def test_powers_of_two_change_no_digit(scale):
-    x = np.random.default_rng(2).standard_normal((9, 6))
-    expected, scaled = raphson.polar(put(x)), raphson.polar(put(x * scale))
-    np.testing.assert_array_equal(get(scaled.unitary), get(expected.unitary))
-    np.testing.assert_array_equal(get(scaled.hermitian), get(expected.hermitian) * scale)
-    assert scaled.residual == expected.residual
 
 
 # ---- functions of symmetric matrices -------------------------------------------------------------------------
@@ -160,8 +56,7 @@ def test_powers_of_two_change_no_digit(scale):
 def test_inverse_root_is_measured_on_what_is_returned(n, p, dtype):
     cond = 1e4
     a = symmetric(3 * spectrum(n, cond), p, dtype)
-    with no_warnings():
-        result = ns.inverse_root(put(a), p)
+    result = ns.inverse_root(put(a), p)
     x = get(result.value).astype(np.float64)
     error = largest(a.astype(np.float64) @ np.linalg.matrix_power(x, p) - np.eye(n))
     assert get(result.value).dtype == dtype
@@ -170,15 +65,15 @@ def test_inverse_root_is_measured_on_what_is_returned(n, p, dtype):
     assert error <= 4 * p * EPS[dtype] * cond
     assert np.array_equal(x, x.T)
     assert result.cond == pytest.approx(np.linalg.cond(a.astype(np.float64)), rel=1e-3)
-    np.testing.assert_allclose(x, function_of(a, lambda v: v ** (-1 / p)), rtol=0, atol=20 * EPS[dtype] * cond * largest(x))
+    truth = function_of(a, lambda v: v ** (-1 / p))
+    np.testing.assert_allclose(x, truth, rtol=0, atol=20 * EPS[dtype] * cond * largest(x))
 
 
 @pytest.mark.parametrize("cond", [1e1, 1e6, 1e12])
 @pytest.mark.parametrize("n", [5, 64, 101, 119, 130])  # from 119 on: pairs of blocks
 def test_roots_at_every_condition(n, cond):
     a = symmetric(spectrum(n, cond), n)
-    with no_warnings():
-        root, square_root = ns.inverse_root(put(a), 4), ns.sqrt(put(a))
+    root, square_root = ns.inverse_root(put(a), 4), ns.sqrt(put(a))
     truth = function_of(a, lambda v: np.abs(v) ** -0.25)
     assert root.converged
     assert root.residual <= 1e-15 * n * cond
@@ -198,7 +93,8 @@ def test_roots_at_every_condition(n, cond):
 
 def test_repeated_and_clustered_eigenvalues():
     n = 40
-    for values in (np.ones(n), np.repeat([1.0, 2.0, 3.0, 4.0], 10), 1 + 1e-13 * np.arange(n), np.r_[np.ones(20), np.full(20, 1e-8)]):
+    clusters = (np.ones(n), np.repeat([1.0, 2.0, 3.0, 4.0], 10), 1 + 1e-13 * np.arange(n), np.repeat([1, 1e-8], 20))
+    for values in clusters:
         a = symmetric(values, 7)
         result = ns.inverse_root(put(a), 2)
         assert result.converged
@@ -288,8 +184,7 @@ def lopsided(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.
 @pytest.mark.parametrize("spread", [1e1, 1e5, 1e9])
 def test_sqrt_without_symmetry_is_as_good_as_schur(n, spread):
     a, _, _ = lopsided(np.logspace(0, np.log10(spread), n), n)
-    with no_warnings():
-        result = ns.sqrt(put(a))
+    result = ns.sqrt(put(a))
     root, inverse = get(result.value), get(result.inverse_sqrt)
     error = np.linalg.norm(root @ root - a) / np.linalg.norm(a)
     schur = scipy.linalg.sqrtm(a)
@@ -352,8 +247,7 @@ def test_sign_of_rotations_with_and_without_a_real_part():
 @pytest.mark.parametrize("n", [1, 2, 9, 64, 101, 169, 170, 203])  # from 170 on: panels
 def test_inverse(n, cond):
     a = with_singular_values(np.random.default_rng(n), n, n, spectrum(n, cond))
-    with no_warnings():
-        result = ns.inverse(put(a))
+    result = ns.inverse(put(a))
     x = get(result.value)
     error = largest(a @ x - np.eye(n))
     assert result.converged
@@ -532,7 +426,9 @@ def test_what_is_wrong_is_said():
         ns.inverse(put(np.ones((4, 3))))
     with pytest.raises(ValueError, match="polar: x must have at least 2 axes"):
         raphson.polar(put(np.ones(4)))
-    with pytest.raises(ValueError, match=r"inverse_root: a must be symmetric, but max\|A - A\^T\| = 1.0.*matrix 1 of the batch"):
+    with pytest.raises(
+        ValueError, match=r"^inverse_root: a must be symmetric, but .* = 1.0.*\(matrix 1 of the batch\)"
+    ):
         ns.inverse_root(put(np.stack([square, lopsided])), 2)
     with pytest.raises(ValueError, match="p must"):
         ns.inverse_root(put(square), 0)
