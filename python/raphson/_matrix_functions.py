@@ -404,7 +404,7 @@ def inverse_root(
     By eigenvalues, in float64 for both dtypes: Householder's tridiagonal form, implicit QL whose rotations are applied
     64 sweeps at a time, and half a product; about 11n³ flops. That is fewer than the products of a coupled iteration,
     accurate at any condition, and differentiable. The residual costs 2n³(1 + log₂ p) more. On CUDA by cyclic Jacobi
-    (Golub and Van Loan, "Matrix Computations", 8.5), about 9n³ flops a sweep, and a Newton–Schulz step on the vectors.
+    (Golub and Van Loan, "Matrix Computations", 8.5), about 6n³ flops a sweep, and a Newton–Schulz step on the vectors.
     """
     if not isinstance(p, (int, np.integer)) or isinstance(p, bool):
         raise TypeError(f"inverse_root: p must be an integer, got {type(p).__name__}")

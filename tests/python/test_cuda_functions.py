@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -224,7 +223,8 @@ def test_some_of_a_batch_have_symmetry():
     roots, inverses = get(result.value), get(result.inverse_sqrt)
     for k in (0, 1, 3, 4):
         np.testing.assert_allclose(roots[k], scipy.linalg.sqrtm(stack[k]), atol=1e-13)
-        np.testing.assert_array_equal(roots[k], get(ns.sqrt(put(stack[k])).value))
+        alone = get(ns.sqrt(put(stack[k])).value)  # cuBLAS may choose another kernel for another batch
+        np.testing.assert_allclose(roots[k], alone, rtol=0, atol=0 if device.emulated else 1e-13)
         np.testing.assert_allclose(roots[k] @ inverses[k], np.eye(12), atol=1e-13)
     assert np.isfinite(roots[2]).all()
     assert np.isnan(inverses[2]).all()
@@ -277,16 +277,20 @@ def test_inverse_of_a_low_rank_matrix_with_noise_is_as_good_as_its_condition():
     assert result.residual <= 1e-15 * n * result.cond
 
 
-def test_inverse_steps_where_a_tolerance_asks_for_one():
-    a = with_singular_values(np.random.default_rng(4), 60, 60, spectrum(60, 1e10))
-    plain = ns.inverse(put(a))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", raphson.ConvergenceWarning)
-        asked = ns.inverse(put(a), tol=plain.residual / 2)
-    assert asked.tol == plain.residual / 2
-    assert asked.residual <= plain.residual
-    assert asked.residual == pytest.approx(largest(a @ get(asked.value) - np.eye(60)), rel=1)
-    assert asked.iterations >= plain.iterations == 1
+def test_inverse_takes_a_step_where_elimination_lost_digits():
+    n = 40
+    wilkinson = np.eye(n) - np.tril(np.ones((n, n)), -1)  # pivoting lets its entries grow to 2^39
+    wilkinson[:, -1] = 1
+    stack = np.stack([np.eye(n), wilkinson, wilkinson.T])
+    result = ns.inverse(put(stack))
+    assert result.all_converged
+    assert result.iterations[0] == 1
+    assert result.iterations.max() > 1
+    assert (result.residual <= result.tol).all()
+    assert result.tol.max() < 1e-10
+    np.testing.assert_allclose(get(result.value), np.linalg.pinv(stack), atol=1e-10)
+    errors = [largest(a @ x - np.eye(n)) for a, x in zip(stack, get(result.value), strict=True)]
+    np.testing.assert_allclose(result.residual, errors, rtol=1, atol=1e-14)
 
 
 @pytest.mark.parametrize("n", [3, 175])

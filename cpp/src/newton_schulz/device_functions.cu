@@ -153,15 +153,16 @@ private:
         const Working work = take(k, x_.cols), square = take(k, k), other = take(k, k);
         orthonormal_factor(x_, value_, job_.options->max_steps, numbers_, scratch_);
         multiply(1, x_, value_, Right::transposed, 0, nullptr, second_, place_);  // symmetric but for rounding
-        settle(second_, true, job_.narrow, place_);
+        settle(second_, true, false, place_);
+        copy_matrices(second_, square, place_);
+        inverted(square, other);
+        sum_squares(other, numbers_ + number_cond, place_);
+        settle(second_, false, job_.narrow, place_);
         settle(value_, false, job_.narrow, place_);
         multiply(1, second_, value_, Right::as_is, -1, &x_, work, place_);
         sum_squares(work, numbers_ + number_residual, place_);
         symmetric_times(value_, value_, square);
         squares_off_identity(square, numbers_ + number_orthogonality, place_);
-        copy_matrices(second_, square, place_);
-        inverted(square, other);
-        sum_squares(other, numbers_ + number_cond, place_);
     }
 
     void inverse() {

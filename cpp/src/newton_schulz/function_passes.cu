@@ -251,7 +251,7 @@ void scale_results(const Working& x, const int* exponents, bool narrow, double* 
 
 void matrix_facts(const BatchRef& a, MatrixFacts* facts, CudaPlace place) {
     const DeviceGuard guard(place.device);
-    const DeviceBatch x(a, false);
+    const DeviceBatch x(a, false, name);
     if (x.count == 0 || x.rows == 0 || x.cols == 0) return;
     const int64_t parts = parts_of(x.rows);
     Scratch scratch(place);

@@ -22,8 +22,8 @@ void multiply(double alpha, const Working& a, const Working& b, Right right, dou
 // x = V diag(values) Vᵀ of the symmetric part of x: cyclic Jacobi with a fixed order of rotations, in one launch what fits in
 // shared memory twice (n ≤ 118 on a Hopper), by pairs of 32 rows and columns beyond that. v has eigh_order(n) ≥ n rows and
 // columns, values as many; those from n on are no part of it (v is zero there beside its diagonal). Column i of v belongs to
-// values[i], which are in no order. Sweeps are noted as iterations, and number_limited. 4·order³ flops a sweep, and 6 at
-// the end.
+// values[i], which are in no order. Sweeps are noted as iterations, and number_limited. About 6·order³ flops a sweep, as
+// many at the end.
 int64_t eigh_order(int64_t n, int device);
 void eigh(const Working& x, const Working& v, double* values, int64_t most_sweeps, double* numbers, Scratch& scratch);
 

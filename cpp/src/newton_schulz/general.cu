@@ -179,9 +179,9 @@ __global__ void __launch_bounds__(threads) choose_kernel(const Newton* newton, c
 // candidate ← x + ½d.
 __global__ void __launch_bounds__(threads) candidate_kernel(const Working x, const Working d, const Working candidate) {
     const int64_t at = static_cast<int64_t>(blockIdx.x) * x.cols;
-    for (int64_t j = threadIdx.x; j < x.cols; j += threads) {
-        static_cast<double*>(candidate.data)[at + j] = static_cast<const double*>(x.data)[at + j] + 0.5 * static_cast<const double*>(d.data)[at + j];
-    }
+    const auto *from = static_cast<const double*>(x.data) + at, *by = static_cast<const double*>(d.data) + at;
+    auto* const to = static_cast<double*>(candidate.data) + at;
+    for (int64_t j = threadIdx.x; j < x.cols; j += threads) to[j] = fma(0.5, by[j], from[j]);
 }
 // x ← NaN, and its residual, of matrices that broke down or have no inverse.
 __global__ void __launch_bounds__(threads) no_inverse_kernel(const Working x, const int* failed, double* numbers) {
