@@ -250,7 +250,7 @@ private:
         };
         compose(weights, job_.function == MatrixFunction::sign ? -1 : 0, value_);
         if (root) {
-            const Working power = power_of(value_, job_.p, spare);
+            const Working power = power_of(value_, job_.p);
             copy_matrices(x_, work, place_);
             add_to_diagonal(work, ridges, 0, place_);
             times(work, power, spare);
@@ -268,31 +268,22 @@ private:
         largest_off_identity(spare, numbers_ + number_inverse_residual, place_);
     }
 
-    // xᵖ of a symmetric x, by squares; never `spare`, which is free again.
-    Working power_of(const Working& x, int64_t p, const Working& spare) const {
-        Working square = take(x.rows, x.cols), result{}, free = spare, third = take(x.rows, x.cols);
+    // xᵖ of a symmetric x, by squares.
+    Working power_of(const Working& x, int64_t p) const {
+        Working square = take(x.rows, x.cols), result = take(x.rows, x.cols), free = take(x.rows, x.cols);
         copy_matrices(x, square, place_);
-        bool started = false;
-        const auto multiplied = [&](Working& by, const Working& with) {
-            symmetric_times(by, with, free);
-            std::swap(by, free);
-        };
-        for (;; p /= 2) {
-            if (p % 2 == 1) {
-                if (started) {
-                    multiplied(result, square);
-                } else {
-                    result = third;
-                    copy_matrices(square, result, place_);
-                    started = true;
-                }
+        for (bool started = false;; p /= 2) {
+            if (p % 2 == 1 && started) {
+                symmetric_times(result, square, free);
+                std::swap(result, free);
+            } else if (p % 2 == 1) {
+                copy_matrices(square, result, place_);
+                started = true;
             }
-            if (p == 1) break;
-            multiplied(square, square);
+            if (p == 1) return result;
+            symmetric_times(square, square, free);
+            std::swap(square, free);
         }
-        if (result.data != spare.data) return result;
-        copy_matrices(result, free, place_);
-        return free;
     }
 
     void read_numbers(double* to) const { read(contiguous(numbers_, DType::float64, count_, function_numbers), to, place_); }
