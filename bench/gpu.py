@@ -155,6 +155,38 @@ def matrices(torch: Any, clock: Clock) -> list[Line]:
     return lines
 
 
+def functions(torch: Any, clock: Clock) -> list[Line]:
+    """Matrix functions against what torch users write; ours are measured as well."""
+    import raphson
+
+    def by_svd(x: Any) -> Any:
+        u, _, v = torch.linalg.svd(x, full_matrices=False)
+        return u @ v
+
+    def by_eigh(a: Any) -> Any:
+        values, vectors = torch.linalg.eigh(a)
+        return (vectors * values.pow(-0.25).unsqueeze(-2)) @ vectors.mT
+
+    lines = []
+    for shape in ((1024, 1024), (4096, 256), (64, 64, 64)):
+        x = torch.randn(*shape, device="cuda", dtype=torch.float64)
+        result = raphson.polar(x)
+        if not result.all_converged:
+            sys.exit(f"polar of {shape}: {result}")
+        ours, theirs = clock(lambda x=x: raphson.polar(x), lambda x=x: by_svd(x))
+        lines.append(Line("functions", "polar", "×".join(map(str, shape)), "float64", ours, "svd", theirs, 1))
+    for shape in ((64, 64, 64), (32, 256, 256), (4, 512, 512)):
+        g = torch.randn(*shape, device="cuda")
+        a = g @ g.mT / shape[-1] + 1e-3 * torch.eye(shape[-1], device="cuda")
+        result = raphson.newton_schulz.inverse_root(a, 4)
+        if not result.all_converged:
+            sys.exit(f"inverse_root of {shape}: {result}")
+        ours, theirs = clock(lambda a=a: raphson.newton_schulz.inverse_root(a, 4), lambda a=a: by_eigh(a))
+        what = "×".join(map(str, shape))
+        lines.append(Line("functions", "inverse 4th root", what, "float32", ours, "eigh", theirs, 1))
+    return lines
+
+
 def copy_bandwidth(torch: Any, clock: Clock) -> float:
     """Bytes a millisecond."""
     source = torch.empty(1 << 32, dtype=torch.int8, device="cuda")
@@ -250,7 +282,7 @@ def main() -> int:
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     clock = Clock(torch, arguments.rounds)
     lines: list[Line] = []
-    for suite in (products, matrices, windows, transport):
+    for suite in (products, matrices, functions, windows, transport):
         for line in suite(torch, clock):
             print(line, flush=True)
             lines.append(line)

@@ -13,7 +13,13 @@ set(RAPHSON_CUDA_SOURCES
   src/ihvp/fisher_vectors.cu
   src/ihvp/inverse_factor.cu
   src/ihvp/passes.cu
+  src/newton_schulz/device_functions.cu
+  src/newton_schulz/eigh.cu
+  src/newton_schulz/function_passes.cu
+  src/newton_schulz/general.cu
+  src/newton_schulz/invert.cu
   src/newton_schulz/iterate.cu
+  src/newton_schulz/orthonormal.cu
   src/newton_schulz/passes.cu
   src/newton_schulz/resident.cu
   src/ot/device_transport.cu

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "bindings.h"
+#include "cuda_module.h"
+#include "newton_schulz/device_functions.h"
 #include "newton_schulz/functions.h"
 #include "tensor.h"
 
@@ -33,8 +35,11 @@ struct Argument {
 
     // A shape that the check refuses gets results of its own shape, so that there is something to refuse.
     Argument(py::handle given, const char* name, MatrixFunction function)
-        : a(given, {name, function == MatrixFunction::polar ? "x" : "a"}, float64_float32),
+        : a(given, {name, function == MatrixFunction::polar ? "x" : "a"}, float64_float32 | and_cuda),
           value(a, a.dtype(), a.ndim(), a.shape()) {
+        if (a.dtype() != DType::float64 && a.dtype() != DType::float32) {
+            throw py::type_error(std::string(name) + ": " + a.where().argument + " must be float64 or float32, got " + to_string(a.dtype()));
+        }
         if (a.ndim() < 2) return;
         if (function == MatrixFunction::polar || function == MatrixFunction::sqrt) {
             std::vector<std::int64_t> shape(a.shape(), a.shape() + a.ndim());
@@ -87,10 +92,17 @@ py::list matrix_function(const std::string& name, const py::sequence& arrays, st
         const BatchRef a = argument.a.batch();
         flops += static_cast<double>(a.count()) * function_flops(function, a.rows(), a.cols());
     }
-    if (flops >= worth_releasing) {
+    const CudaPlace* const place = arguments.empty() ? nullptr : arguments.front()->a.cuda();
+    if (flops >= worth_releasing || place != nullptr) {
         for (const auto& argument : arguments) argument->a.hold();
     }
-    run_released(flops, [&] { evaluate(function, p, items.data(), items.size(), options); });
+    if (place == nullptr) {
+        run_released(flops, [&] { evaluate(function, p, items.data(), items.size(), options); });
+    } else {
+        const CudaTable& table = cuda(name.c_str(), function == MatrixFunction::polar ? "x" : "a");
+        const py::gil_scoped_release released;
+        evaluate_on_device(function, p, items.data(), items.size(), options, *table.functions, *place);
+    }
     py::list results;
     for (const auto& argument : arguments) results.append(argument->finish());
     return results;

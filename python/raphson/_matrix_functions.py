@@ -1,4 +1,9 @@
-"""Matrix functions with a certificate: polar factors, sign, square root, inverse, inverse roots."""
+"""Matrix functions with a certificate: polar factors, sign, square root, inverse, inverse roots.
+
+CUDA arrays are worked on where they lie, on their stream, by other algorithms (see :func:`polar` and
+:func:`inverse_root`); a call waits for its certificates. NaN or Inf in a matrix is no error there: its result is NaN,
+its status ``breakdown``, and the other matrices of a batch are what they are without it.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +94,8 @@ class MatrixResult:
     converged, status : bool, str
         Whether ``residual`` is within ``tol``; one of :data:`raphson._results.STATUSES`.
     iterations : int
-        Steps of the iteration; of symmetric arguments, the QL steps that the slowest eigenvalue took.
+        Steps of the iteration; of symmetric arguments, the QL steps that the slowest eigenvalue took, on CUDA sweeps of
+        Jacobi's rotations.
     tol, cond : float
         What ``residual`` was judged by; the condition number of the matrix (with its ridge), at most √n too large.
     inverse_residual : float
@@ -210,11 +216,12 @@ def polar(x: Any, *, tol: float | None = None, max_steps: int = 100, errors: str
     Parameters
     ----------
     x : array (..., m, n), or list of such
-        float64 or float32; any strides. Matrices of a list may differ in shape; they run in one dispatch.
+        float64 or float32; any strides. Matrices of a list may differ in shape; they run in one dispatch, on CUDA in
+        one for every shape.
     tol : float, optional
         Bound of ‖UH − X‖_F / ‖X‖_F. None: 64 ε of the dtype, 1.4e-14 or 7.6e-6.
     max_steps : int
-        Limit of Newton and Newton–Schulz steps together; 6 to 11 are usual.
+        Limit of Newton and Newton–Schulz steps together; 6 to 11 are usual, on CUDA 9 to 44.
     errors : {None, "raise", "status"}
         Whether a breakdown raises; None: for one matrix, not in a batch or list.
 
@@ -227,9 +234,9 @@ def polar(x: Any, *, tol: float | None = None, max_steps: int = 100, errors: str
     TypeError
         dtype, framework or device that is not taken; tensors that require grad (use ``raphson.torch``).
     ValueError
-        Fewer than two axes, NaN or Inf, parameters out of range.
+        Fewer than two axes, NaN or Inf (not on CUDA), parameters out of range.
     numpy.linalg.LinAlgError
-        Breakdown (an overflow; no finite matrix is known to cause one), as ``errors`` says.
+        Breakdown (an overflow; no finite matrix is known to cause one; on CUDA, NaN or Inf), as ``errors`` says.
 
     Notes
     -----
@@ -237,6 +244,11 @@ def polar(x: Any, *, tol: float | None = None, max_steps: int = 100, errors: str
     Matrices", 2008, section 8.6), on the triangle of a Householder QR where m ≠ n; the inverses by Gauss–Jordan
     elimination, in which all but narrow panels are products; a Newton–Schulz step for the last digits of orthogonality.
     Always in float64, rounded once. About 2k³ flops a step and 9k³ at the end, k = min(m, n), and 8k²(max(m, n) − k).
+
+    On CUDA by products alone, 4k²·max(m, n) + 2k³ flops a step: X ← aX + bGX + cG²X, G = XXᵀ, with Jordan's
+    coefficients, which multiply small singular values by 3.4, and every five steps two of Newton–Schulz, of fifth
+    order, until G is near I; each is backward stable (Nakatsukasa and Higham, SIAM J. Matrix Anal. Appl. 33, 2012).
+    ``cond`` is H's, by its inverse.
 
     Where X is singular to working precision a fixed perturbation of half an ulp of ‖X‖_F gives its null space a basis:
     U is then the partial isometry completed to orthonormal columns (rows). Which completion is arbitrary, H is not.
@@ -370,7 +382,7 @@ def inverse_root(
     tol : float, optional
         Bound of max\|(A + …) Xᵖ − I\|. None: 4(n + 8 + 2p)ε·cond of the matrix with its ridge, at most 0.1.
     max_steps : int
-        QL steps that an eigenvalue may take; 4 are many.
+        QL steps that an eigenvalue may take; 4 are many. On CUDA Jacobi's sweeps, 60 at most; 6 to 20 are usual.
     errors
         As for :func:`polar`.
 
@@ -391,7 +403,8 @@ def inverse_root(
     -----
     By eigenvalues, in float64 for both dtypes: Householder's tridiagonal form, implicit QL whose rotations are applied
     64 sweeps at a time, and half a product; about 11n³ flops. That is fewer than the products of a coupled iteration,
-    accurate at any condition, and differentiable. The residual costs 2n³(1 + log₂ p) more.
+    accurate at any condition, and differentiable. The residual costs 2n³(1 + log₂ p) more. On CUDA by cyclic Jacobi
+    (Golub and Van Loan, "Matrix Computations", 8.5), about 6n³ flops a sweep, and a Newton–Schulz step on the vectors.
     """
     if not isinstance(p, (int, np.integer)) or isinstance(p, bool):
         raise TypeError(f"inverse_root: p must be an integer, got {type(p).__name__}")

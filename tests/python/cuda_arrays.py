@@ -40,6 +40,10 @@ class DeviceArray:
         code = dlpack.BFLOAT if self.bfloat16 else dlpack.FLOAT
         return dlpack.Export(self.array, code=code, device=(dlpack.CUDA, self.device)).capsule()
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
     def __float__(self) -> float:  # as torch, JAX and CuPy
         return float(self.array)
 

@@ -19,6 +19,7 @@ class CudaFisher;
 class CudaRows;
 class CudaWindow;
 struct CudaTransportTable;
+struct CudaFunctionTable;
 
 // A device and one of its streams (a cudaStream_t; null is the legacy default stream).
 struct CudaPlace {
@@ -72,13 +73,14 @@ struct CudaTable {
     // A gradient window on the place's device, checked by the caller; who gets it deletes it.
     CudaWindow* (*make_window)(std::int64_t dim, std::int64_t capacity, Damping damping, const WindowOptions& options, CudaPlace place);
     const CudaTransportTable* transport;  // ot/device_transport.h
+    const CudaFunctionTable* functions;   // newton_schulz/device_functions.h
     // Rows that are not contiguous are copied; who gets the object deletes it.
     CudaRows* (*make_rows)(const CudaView& a, CudaPlace place);  // sketch/device_rows.h
     // Fisher's inverse of gradients of any type, which must stay where they are (ihvp/device_fisher.h).
     CudaFisher* (*make_fisher)(const CudaView& grads, double damping, std::int64_t block_size, CudaPlace place);
 };
 
-constexpr int cuda_table_version = 4;
+constexpr int cuda_table_version = 5;
 constexpr const char* cuda_table_name = "raphson.cuda_table";  // of the capsule
 
 const CudaTable& cuda_table();

@@ -9,7 +9,8 @@
 namespace raphson::cuda {
 
 // D = alpha·A·B + beta·C, every matrix of `type`, sums and scalars in float (double for float64). A is m×k, C and D are
-// m×n, B is k×n or, b_transposed, n×k. D overlaps nothing. ld counts elements from row to row, step from matrix to matrix.
+// m×n, B is k×n or, b_transposed, n×k. D overlaps nothing, or is C where not `symmetric`. ld counts elements from row to
+// row, step from matrix to matrix.
 struct ProductJob {
     struct Operand {
         const void* data = nullptr;

@@ -21,7 +21,7 @@ struct DeviceBatch {
     int64_t count;
 
     // std::invalid_argument for more than six leading axes that cannot be joined.
-    DeviceBatch(const BatchRef& x, bool transposed);
+    DeviceBatch(const BatchRef& x, bool transposed, const char* function = "orthogonalize");
     __host__ __device__ char* matrix(int64_t index) const {
         int64_t offset = 0;
         for (int i = axes - 1; i >= 0; --i) {

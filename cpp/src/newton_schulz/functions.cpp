@@ -55,12 +55,6 @@ double distance_to_identity(const double* x, int64_t n, double* squares) {
     return inside + outside == inside + outside ? most : std::numeric_limits<double>::infinity();
 }
 
-double safe_tolerance(int64_t n, double cond, bool narrow, int64_t p) {
-    const double eps = narrow ? 0x1p-23 : 0x1p-52;
-    const double level = 4 * static_cast<double>(n + 8 + 2 * p) * eps * cond;
-    return level < 0.1 ? level : 0.1;
-}
-
 void judge(const FunctionJob& job, double safe, bool limited, MatrixReport& report) {
     const bool asked = job.options.tol >= 0;
     report.tol = asked ? job.options.tol : safe;
@@ -74,8 +68,6 @@ void judge(const FunctionJob& job, double safe, bool limited, MatrixReport& repo
     }
 }
 
-namespace {
-
 const char* name_of(MatrixFunction function) {
     switch (function) {
         case MatrixFunction::polar: return "polar";
@@ -85,6 +77,42 @@ const char* name_of(MatrixFunction function) {
         default: return "inverse_root";
     }
 }
+
+// The largest entry comes to about 1, by a power of two of which the function is one, too.
+FunctionExponents exponents_of(MatrixFunction function, int64_t p, double max_abs, const MatrixFunctionOptions& options) {
+    const int unit = function == MatrixFunction::sqrt ? 2 : function == MatrixFunction::inverse_root
+                         ? static_cast<int>(std::min<int64_t>(p, 4096)) : 1;
+    int exponent = 0;
+    if (max_abs > 0) std::frexp(max_abs, &exponent);
+    exponent = static_cast<int>(std::lround(static_cast<double>(exponent) / unit)) * unit;
+    FunctionExponents result{-exponent, 0, 0, std::ldexp(options.ridge, -exponent)};
+    switch (function) {
+        case MatrixFunction::polar: result.second = exponent; break;
+        case MatrixFunction::sign: break;
+        case MatrixFunction::sqrt:
+            result.value = exponent / 2;
+            result.second = -exponent / 2;
+            break;
+        case MatrixFunction::inverse: result.value = -exponent; break;
+        case MatrixFunction::inverse_root: result.value = static_cast<int>(-exponent / p); break;
+    }
+    return result;
+}
+
+std::string which_matrix(const FunctionItem* items, std::size_t count, const FunctionItem& item, int64_t index) {
+    return (count > 1 ? " (array " + std::to_string(&item - items) + " of the list)" : std::string()) +
+           (item.a.count() > 1 ? " (matrix " + std::to_string(index) + " of the batch)" : std::string());
+}
+
+void require_symmetric(double asymmetry, double largest, bool narrow, const std::string& which) {
+    if (!(asymmetry > 1000 * (narrow ? 0x1p-23 : 0x1p-52) * largest)) return;
+    throw std::invalid_argument("inverse_root: a must be symmetric, but max|A - A^T| = " + std::to_string(asymmetry / largest) +
+                                " max|A|" + which);
+}
+
+bool symmetric_to_rounding(double asymmetry, bool narrow) { return asymmetry <= (narrow ? 0x1p-20 : 16 * 0x1p-52); }
+
+namespace {
 
 struct Task {
     const FunctionItem* item;
@@ -125,11 +153,6 @@ void put(double* x, int64_t rows, int64_t cols, int exponent, const MatrixRef& o
     kernels().newton_schulz.store(DType::float64, x, cols, out);
 }
 
-std::string which(const Task& task, const FunctionItem* items, std::size_t count) {
-    return (count > 1 ? " (array " + std::to_string(task.item - items) + " of the list)" : std::string()) +
-           (task.item->a.count() > 1 ? " (matrix " + std::to_string(task.index) + " of the batch)" : std::string());
-}
-
 struct Call {
     MatrixFunction function;
     int64_t p;
@@ -152,56 +175,33 @@ void run(const Call& call, const Task& task) {
     double* const x = scratch.take_array<double>(m * n);
     double* const first = scratch.take_array<double>(m * n);
     double* const second = scratch.take_array<double>(two ? n * n : 0);
-    // The largest entry comes to about 1, by a power of two of which the function is one, too.
-    const int unit = call.function == MatrixFunction::sqrt ? 2 : call.function == MatrixFunction::inverse_root
-                         ? static_cast<int>(std::min<int64_t>(call.p, 4096)) : 1;
-    int exponent = 0;
-    if (task.max_abs > 0) std::frexp(task.max_abs, &exponent);
-    exponent = static_cast<int>(std::lround(static_cast<double>(exponent) / unit)) * unit;
-    load_scaled(a, -exponent, x);
+    const FunctionExponents exponents = exponents_of(call.function, call.p, task.max_abs, *call.options);
+    load_scaled(a, exponents.load, x);
 
-    FunctionJob job{call.function, call.p, *call.options, a.dtype == DType::float32, std::ldexp(call.options->ridge, -exponent)};
+    const FunctionJob job{call.function, call.p, *call.options, a.dtype == DType::float32, exponents.ridge};
     MatrixReport& report = item.reports[task.index];
     report = MatrixReport{};
-    int value_exponent = 0, second_exponent = 0;
     switch (call.function) {
-        case MatrixFunction::polar:
-            polar_of(job, x, m, n, first, second, report);
-            second_exponent = exponent;
-            break;
+        case MatrixFunction::polar: polar_of(job, x, m, n, first, second, report); break;
         case MatrixFunction::sign: sign_of(job, x, n, first, report); break;
-        case MatrixFunction::sqrt:
-            sqrt_of(job, x, n, first, two ? second : nullptr, report);
-            value_exponent = exponent / 2;
-            second_exponent = -exponent / 2;
-            break;
-        case MatrixFunction::inverse:
-            inverse_of(job, x, n, first, report);
-            value_exponent = -exponent;
-            break;
-        case MatrixFunction::inverse_root: {
-            const double largest = task.max_abs > 0 ? std::ldexp(task.max_abs, -exponent) : 0.0;
-            const double asymmetry = largest_asymmetry(x, n), allowed = 1000 * (job.narrow ? 0x1p-23 : 0x1p-52) * largest;
-            if (asymmetry > allowed) {
-                throw std::invalid_argument("inverse_root: a must be symmetric, but max|A - A^T| = " +
-                                            std::to_string(asymmetry / largest) + " max|A|" +
-                                            which(task, call.items, call.count));
-            }
+        case MatrixFunction::sqrt: sqrt_of(job, x, n, first, two ? second : nullptr, report); break;
+        case MatrixFunction::inverse: inverse_of(job, x, n, first, report); break;
+        case MatrixFunction::inverse_root:
+            require_symmetric(largest_asymmetry(x, n), std::ldexp(task.max_abs, exponents.load), job.narrow,
+                              which_matrix(call.items, call.count, item, task.index));
             spectral_of(job, x, n, first, nullptr, report);
-            value_exponent = static_cast<int>(-exponent / call.p);
             break;
-        }
     }
     if (cancelled()) return;
     const PollPause complete;
-    put(first, m, n, value_exponent, value, report);
+    put(first, m, n, exponents.value, value, report);
     if (two) {
         if (call.function == MatrixFunction::sqrt && std::isinf(report.inverse_residual)) {
             std::fill_n(second, n * n, std::numeric_limits<double>::quiet_NaN());
             const MatrixRef to = item.second.matrix(task.index);
             kernels().newton_schulz.store(DType::float64, second, to.cols, to);
         } else {
-            put(second, n, n, second_exponent, item.second.matrix(task.index), report);
+            put(second, n, n, exponents.second, item.second.matrix(task.index), report);
         }
     }
 }
@@ -236,7 +236,7 @@ void evaluate(MatrixFunction function, int64_t p, const FunctionItem* items, std
     for (const Task& task : tasks) {
         if (std::isfinite(task.max_abs)) continue;
         throw std::invalid_argument(std::string(name_of(function)) + ": " + (function == MatrixFunction::polar ? "x" : "a") +
-                                    " contains NaN or Inf" + which(task, items, count));
+                                    " contains NaN or Inf" + which_matrix(items, count, *task.item, task.index));
     }
     const Call call{function, p, items, count, &options};
     const int64_t shared = count_shared(total, [&](int64_t i) { return tasks[i].flops; });

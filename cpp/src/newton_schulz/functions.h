@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "newton_schulz/orthogonalize.h"
 #include "raphson/matrix_functions.h"
@@ -22,6 +23,7 @@ void check_function(MatrixFunction function, const FunctionItem& item, std::int6
 // Several arrays of any shapes in one dispatch, checked by the caller.
 void evaluate(MatrixFunction function, std::int64_t p, const FunctionItem* items, std::size_t count,
               const MatrixFunctionOptions& options);
+const char* name_of(MatrixFunction function);
 double function_flops(MatrixFunction function, std::int64_t rows, std::int64_t cols);
 
 struct DerivativeItem {
@@ -54,13 +56,31 @@ void inverse_of(const FunctionJob& job, const double* a, std::int64_t n, double*
 bool solve_sylvester(const double* x, std::int64_t n, const double* r, double* d);
 
 // ---- shared bits ----
+// Powers of two that bring a matrix to its scale, and results back to the caller's.
+struct FunctionExponents {
+    int load, value, second;
+    double ridge;  // absolute, in units of the scaled matrix
+};
+FunctionExponents exponents_of(MatrixFunction function, std::int64_t p, double max_abs, const MatrixFunctionOptions& options);
+// " (array 2 of the list) (matrix 3 of the batch)", as far as there are several.
+std::string which_matrix(const FunctionItem* items, std::size_t count, const FunctionItem& item, std::int64_t index);
+// inverse_root: std::invalid_argument where max|A − Aᵀ| is more than rounding beside the largest entry.
+void require_symmetric(double asymmetry, double largest, bool narrow, const std::string& which);
+// Few ulp of asymmetry of a scaled matrix: the eigenvalues of its symmetric part are then as good as the matrix.
+bool symmetric_to_rounding(double asymmetry, bool narrow);
 double largest_asymmetry(const double* a, std::int64_t n);
 double frobenius(const double* a, std::int64_t count);
 void round_to_float(double* x, std::int64_t count);
 // max|x − I| of a square matrix; `squares`: ‖x − I‖_F² too.
 double distance_to_identity(const double* x, std::int64_t n, double* squares = nullptr);
 // The level the precision reaches safely: 4(n + 8 + 2p)ε·cond, 0.1 at most; a p-th power multiplies rounding by p.
-double safe_tolerance(std::int64_t n, double cond, bool narrow, std::int64_t p = 0);
+inline double safe_tolerance(std::int64_t n, double cond, bool narrow, std::int64_t p = 0) {
+    const double eps = narrow ? 0x1p-23 : 0x1p-52;
+    const double level = 4 * static_cast<double>(n + 8 + 2 * p) * eps * cond;
+    return level < 0.1 ? level : 0.1;
+}
+// What polar reaches.
+constexpr double polar_tolerance(bool narrow) { return 64 * (narrow ? 0x1p-23 : 0x1p-52); }
 // The status of a residual that was measured; `limited`: the step limit ended the iteration.
 void judge(const FunctionJob& job, double safe, bool limited, MatrixReport& report);
 

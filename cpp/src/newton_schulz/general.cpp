@@ -19,9 +19,8 @@ constexpr double unscaled = 1e-2;    // change of a step from which on scaling o
 constexpr double converged = 1e-9;   // … and from which on the next step is exact
 constexpr int64_t hopeless = 50;     // steps after which a change of more than `unscaled` is chaos: no sign, no root
 
-// Few ulp of asymmetry: the eigenvalues of the symmetric part are then as good as the matrix.
 bool symmetric(const FunctionJob& job, const double* a, int64_t n) {
-    return largest_asymmetry(a, n) <= (job.narrow ? 0x1p-20 : 16 * eps);
+    return symmetric_to_rounding(largest_asymmetry(a, n), job.narrow);
 }
 
 // One scaled Newton step x ← ½(μx + μ⁻¹x⁻¹), inverse given; gives the relative change.

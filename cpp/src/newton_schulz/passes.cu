@@ -8,7 +8,7 @@
 
 namespace raphson::cuda {
 
-DeviceBatch::DeviceBatch(const BatchRef& x, bool transposed)
+DeviceBatch::DeviceBatch(const BatchRef& x, bool transposed, const char* function)
     : data(static_cast<char*>(x.data)), dtype(x.dtype), axes(0), shape{}, strides{}, count(x.count()) {
     rows = transposed ? x.cols() : x.rows();
     cols = transposed ? x.rows() : x.cols();
@@ -22,7 +22,7 @@ DeviceBatch::DeviceBatch(const BatchRef& x, bool transposed)
             continue;
         }
         if (axes == most_axes) {
-            throw std::invalid_argument("orthogonalize: x has more than " + std::to_string(most_axes) +
+            throw std::invalid_argument(std::string(function) + ": x has more than " + std::to_string(most_axes) +
                                         " batch axes that lie apart in memory; copy it to a contiguous array first");
         }
         shape[axes] = x.shape[i];

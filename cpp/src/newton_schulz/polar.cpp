@@ -93,7 +93,7 @@ void polar_of(const FunctionJob& job, const double* x, int64_t m, int64_t n, dou
     double* const copy = scratch.take_array<double>(m * n);
     double* const work = scratch.take_array<double>(m * n);
     const double norm = frobenius(x, m * n);
-    const double safe = 64 * (job.narrow ? 0x1p-23 : eps);
+    const double safe = polar_tolerance(job.narrow);
     std::copy_n(x, m * n, copy);
     const auto embed = [&](const double* square) {  // [square; 0]
         std::copy_n(square, n * n, u);

@@ -1,0 +1,67 @@
+// Matrix functions on a CUDA device, as raphson._cuda offers them to the rest of the library: arrays lie on the device,
+// scales and what was measured on the host, which judges it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/table.h"
+#include "newton_schulz/functions.h"
+
+namespace raphson {
+
+// What the host decides by before anything is computed.
+struct MatrixFacts {
+    double max_abs;    // NaN or Inf if any entry is
+    double asymmetry;  // max|A − Aᵀ| of a square matrix, else 0; NaN loses
+};
+
+// Matrices first … first+count-1 of an array.
+struct FunctionPart {
+    const FunctionItem* item;
+    std::int64_t first, count;
+};
+
+// What was measured on one matrix at its scale, as a row of numbers; flags are 0 or 1.
+enum FunctionNumber : int {
+    number_cond,              // polar: ‖H⁻¹‖_F²; inverse: ‖A⁻¹‖_F²
+    number_norm,              // ‖A‖_F² of the scaled matrix (polar, sqrt, inverse, and sign where `general`)
+    number_value,             // ‖·‖_F² of the result, where `general`
+    number_residual,          // max|… − I|, or ‖… − A‖_F²
+    number_orthogonality,     // ‖UᵀU − I‖_F²
+    number_inverse_residual,
+    number_iterations,
+    number_breakdown,         // polar: H has no inverse
+    number_limited,           // the step limit ended the iteration
+    number_overflow,          // a result left the range of its dtype, and is zeros
+    number_scratch,
+    function_numbers
+};
+
+// The exponent of results that become NaN, whatever was computed.
+constexpr int poisoned_exponent = -0x7fffffff;
+
+struct CudaFunctionJob {
+    MatrixFunction function;
+    std::int64_t p;
+    const MatrixFunctionOptions* options;
+    std::int64_t rows, cols;  // of every matrix
+    bool narrow;              // float32 results, rounded before they are measured
+    bool general;             // sign, sqrt: of matrices that are not symmetric
+};
+
+struct CudaFunctionTable {
+    // facts: one a matrix, in C order. Waits.
+    void (*scan)(const BatchRef& a, MatrixFacts* facts, CudaPlace place);
+    // Matrices of one shape out of several arrays; inverse_root, and sign and sqrt unless `general`, are of the symmetric
+    // part. exponents and numbers (function_numbers each) are in the order of the parts. NaN gives NaN. Waits, and looks at the progress of
+    // iterations every few steps.
+    void (*evaluate)(const CudaFunctionJob& job, const FunctionPart* parts, std::size_t count, const FunctionExponents* exponents,
+                     double* numbers, CudaPlace place);
+};
+
+// As evaluate(), of arrays on a device; matrices with NaN or Inf end as breakdowns, and NaN.
+void evaluate_on_device(MatrixFunction function, std::int64_t p, const FunctionItem* items, std::size_t count,
+                        const MatrixFunctionOptions& options, const CudaFunctionTable& table, CudaPlace place);
+
+}  // namespace raphson
