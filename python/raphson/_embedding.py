@@ -96,8 +96,8 @@ class Embedding:
         Raises
         ------
         ValueError
-            Shapes that do not fit, blocks that do not add up to cols rows, NaN or Inf in weights or A (looked for in the
-            sums, which spares a read: sums that overflow are refused as well, rows that S does not take are not seen).
+            Shapes that do not fit, blocks that do not add up to cols rows, NaN or Inf in weights or A (looked for in
+            the sums, which spares a read: sums that overflow are refused too, rows that S does not take are not seen).
         TypeError
             Integer or complex data.
         """
