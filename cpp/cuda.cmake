@@ -14,8 +14,11 @@ set(RAPHSON_CUDA_SOURCES
   src/newton_schulz/resident.cu
   src/ot/device_transport.cu
   src/ot/iterate.cu
+  src/ot/level.cu
   src/ot/passes.cu
+  src/ot/pattern.cu
   src/ot/resident.cu
+  src/ot/schur.cu
   src/sketch/device_sketch.cu
   src/sketch/gaussian.cu
   src/sketch/passes.cu

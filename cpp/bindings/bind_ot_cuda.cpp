@@ -61,10 +61,11 @@ public:
         });
     }
 
-    py::dict solve(double tol, int max_iter, const std::optional<Doubles>& f, const std::optional<Doubles>& g,
+    py::dict solve(int method, double tol, int max_iter, const std::optional<Doubles>& f, const std::optional<Doubles>& g,
                    const py::object& callback) {
         const On on(*this);
         TransportOptions options;
+        options.method = static_cast<TransportMethod>(method);
         options.tol = tol;
         options.max_iter = max_iter;
         if (f) options.f = f->data();
@@ -106,6 +107,13 @@ public:
             on.table.transport->times(on.given, f.data(), g.data(), transposed, from, to, on.place);
         }
         return fresh.finish();
+    }
+
+    py::tuple sparse(const Doubles& f, const Doubles& g, double most_dropped) {
+        const On on(*this);
+        SparseResult result;
+        run_released(long_work, [&] { result = on.table.transport->sparse(on.given, {f.data(), g.data()}, most_dropped, on.place); });
+        return as_tuple(result);
     }
 
     // Of points (k, dim), the host's; so is the answer.
@@ -179,6 +187,7 @@ void bind_ot_cuda(py::module_& m) {
         .def("solve", &PyCudaTransport::solve)
         .def("plan", &PyCudaTransport::plan)
         .def("apply", &PyCudaTransport::apply)
+        .def("sparse", &PyCudaTransport::sparse)
         .def("map", &PyCudaTransport::map)
         .def("weights", &PyCudaTransport::weights)
         .def("span", &PyCudaTransport::span);

@@ -325,7 +325,6 @@ class TransportResult:
         if not most >= 0:
             raise ValueError(f"sparse_plan: max_dropped_mass must not be negative, got {max_dropped_mass}")
         problem = self._need("sparse_plan")
-        problem.need_cpu("sparse_plan")
         ends, index, values, dropped = problem.core().sparse(self._f, self._g, most)
         plan = csr_array((values, index, np.concatenate([[0], ends])), shape=problem.shape)
         plan.dropped_mass = dropped

@@ -58,7 +58,7 @@ class CudaProblem(Problem):
     def solve(
         self, method: int, tol: float, most: int, start: tuple[Any, Any], hook: Callable[..., bool] | None
     ) -> dict[str, Any]:
-        found: dict[str, Any] = self.core().solve(tol, most, *start, hook)
+        found: dict[str, Any] = self.core().solve(method, tol, most, *start, hook)
         return found
 
     def dense(self, f: Doubles, g: Doubles, like: Any) -> Any:

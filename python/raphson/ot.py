@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 METHODS = ("auto", "sinkhorn", "sns", "ssns")
-CUDA_METHODS = METHODS[:2]  # one and the same there
 DEFAULT_TOL = {"float64": 1e-9, "float32": 1e-5}
 DEFAULT_ITERATIONS = 10000
 
@@ -132,7 +131,7 @@ def _start(init: Any, problem: Problem, function: str) -> tuple[Any, Any]:
     return values[0], values[1]
 
 
-def hint(status: str, reg: float, span: float, *, on_device: bool = False) -> str:
+def hint(status: str, reg: float, span: float) -> str:
     """What to try, one sentence."""
     if status == "precision_floor":
         return f"This is what float64 reaches with reg {reg:.3g} beside costs up to {span:.3g}; ask for a larger tol."
@@ -142,8 +141,7 @@ def hint(status: str, reg: float, span: float, *, on_device: bool = False) -> st
         return "A number left the finite range; check_finite=True says whether the cost has NaN or -Inf, and where."
     if status == "stalled":
         return "Try method='sinkhorn' from this result (init=), or a larger reg."
-    other = "" if on_device else "method='auto', "
-    return f"Try {other}a larger max_iter, or init= from a solve with larger reg."
+    return "Try method='auto', a larger max_iter, or init= from a solve with larger reg."
 
 
 def sinkhorn(
@@ -238,11 +236,6 @@ def sinkhorn(
     function = "sinkhorn"
     problem, dtype, like = _read(a, b, cost, reg, unbalanced, check_finite, function)
     number, level, most = _method(method, function), _tolerance(tol, dtype, function), _iterations(max_iter, function)
-    if isinstance(problem, CudaProblem) and method not in CUDA_METHODS:
-        raise RuntimeError(
-            f"{function}: cost is a CUDA array, but method {method!r} has no CUDA kernels yet;"
-            f" one of {', '.join(CUDA_METHODS)}, or copy the cost to the CPU first"
-        )
     f, g = _start(init, problem, function)
     if callback is not None and not callable(callback):
         raise TypeError(f"{function}: callback must be callable, got {type(callback).__name__}")
@@ -256,7 +249,7 @@ def sinkhorn(
             result.status,
             found["marginal_error"],
             level,
-            hint(result.status, problem.reg, problem.span(), on_device=isinstance(problem, CudaProblem)),
+            hint(result.status, problem.reg, problem.span()),
         )
     return result
 

@@ -265,7 +265,7 @@ def test_a_tolerance_that_is_not_reached(rng):
     assert caught[0].filename == __file__
     assert (result.status, result.converged) == ("max_iter", False)
     assert result.iterations <= 4
-    assert "Try a larger max_iter" in str(caught[0].message)  # and not method='auto', which is the same here
+    assert "Try method='auto', a larger max_iter" in str(caught[0].message)
     plan = ot_reference.plan_of(a, b, cost, 0.001, device.get(result.f), device.get(result.g))
     np.testing.assert_allclose(number(result.marginal_error), ot_reference.marginal_error(a, b, plan), rtol=1e-9)
     with pytest.warns(raphson.ConvergenceWarning, match="precision_floor"):
@@ -346,9 +346,6 @@ def test_what_is_wrong_is_said_as_on_the_cpu(change):
 def test_other_things_that_are_wrong(rng):
     a, b, cost = problem(rng, 4, 5)
     there = device.put(cost)
-    for method in ("sns", "ssns"):
-        with pytest.raises(RuntimeError, match=rf"^sinkhorn: cost is a CUDA array, but method '{method}' has no CUDA"):
-            sinkhorn(None, None, there, 0.1, method=method)
     with pytest.raises(TypeError, match=r"^sinkhorn: cost must be float64 or float32, got float16$"):
         solve(a, b, cost.astype(np.float16), 0.1)
     with pytest.raises(TypeError, match=r"^sinkhorn: cost is .* and a "):
@@ -366,7 +363,7 @@ def test_other_things_that_are_wrong(rng):
     with pytest.raises(RuntimeError, match=r"^sinkhorn_batch: cost is a CUDA array"):
         sinkhorn_batch(None, None, cloud, 0.1)
     result = solve(a, b, cost, 0.1)
-    for call in (lambda: result.sparse_plan(0.1), result.rounded_plan, lambda: result.vjp(cost_bar=1.0)):
+    for call in (result.rounded_plan, lambda: result.vjp(cost_bar=1.0)):
         with pytest.raises(RuntimeError, match=r"^TransportResult\.\w+: the cost is a CUDA array, but this method has"):
             call()
     with pytest.raises(ValueError, match=r"^apply: v must have shape \(5,\) or \(5, k\), got \(4,\)$"):
@@ -399,15 +396,15 @@ def test_no_coupling_exists():
 def test_callback(rng):
     a, b, cost = problem(rng, 50, 50)
     seen = []
-    result = solve(a, b, cost, 0.02, callback=seen.append)
+    result = solve(a, b, cost, 0.002, callback=seen.append)
     assert [s.iteration for s in seen] == sorted({s.iteration for s in seen})
     assert seen[-1].iteration == result.iterations
     assert seen[-1].marginal_error <= 1e-9
-    assert seen[0].reg > seen[-1].reg == 0.02  # continuation, of which the cost's range is the measure
+    assert seen[0].reg > seen[-1].reg == 0.002  # continuation, of which the cost's range is the measure
     assert len(result.history) == len(seen)
     assert list(result.history["marginal_error"]) == [s.marginal_error for s in seen]
     with pytest.warns(raphson.ConvergenceWarning, match="stopped"):
-        stopped = solve(a, b, cost, 0.02, callback=lambda s: s.iteration >= 2)
+        stopped = solve(a, b, cost, 0.002, callback=lambda s: s.iteration >= 2)
     assert stopped.status == "stopped"
     assert stopped.iterations < result.iterations
     assert np.isfinite(device.get(stopped.plan)).all()
@@ -431,7 +428,7 @@ def test_interrupt(rng):
 
         threading.Timer(0.3, send).start()
         with pytest.raises(KeyboardInterrupt):
-            solve(a, b, cost, 1e-5, max_iter=10**7)  # takes minutes
+            solve(a, b, cost, 1e-5, max_iter=10**7, method="sinkhorn")  # takes minutes
         assert time.perf_counter() - sent[0] < 0.5
     finally:
         signal.signal(signal.SIGINT, before)

@@ -70,7 +70,7 @@ struct CudaTable {
     const CudaTransportTable* transport;  // ot/device_transport.h
 };
 
-constexpr int cuda_table_version = 2;
+constexpr int cuda_table_version = 3;
 constexpr const char* cuda_table_name = "raphson.cuda_table";  // of the capsule
 
 const CudaTable& cuda_table();

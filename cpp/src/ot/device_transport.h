@@ -5,7 +5,9 @@
 #include <cstdint>
 
 #include "cuda/table.h"
+#include "ot/level.h"
 #include "ot/problem.h"
+#include "ot/queries.h"
 #include "raphson/ot.h"
 
 namespace raphson {
@@ -29,6 +31,28 @@ struct CudaCostFacts {
     std::int64_t row = 0, column = 0;
 };
 
+// The passes of one problem, whose cost, large entries and systems stay on the device from call to call, on one stream; for
+// DeviceLevel, whose vectors are the host's. Everything waits. u and psi are those of the passes' convention (n, m).
+class CudaLevel {
+public:
+    virtual ~CudaLevel() = default;
+
+    virtual CostFacts range() = 0;
+    // Rows to their optimum, from a u that is near, if possible; the columns' sums, and their optimum.
+    virtual void sweep(double reg, const double* psi, double* u, double* columns, double* psi_next) = 0;
+    virtual void measure(double reg, const double* psi, const double* u, double* row_sum, double* columns, double* cost) = 0;
+    // Of the plan that the last of these two left: entries ≥ threshold. How many, or -1 if they are more than `capacity`.
+    virtual std::int64_t collect(double threshold, std::int64_t capacity) = 0;
+    virtual std::int64_t keep_largest(std::int64_t k) = 0;
+    // As Level's.
+    virtual void pattern_sums(const double* weight, double* rows, double* columns, double* squares) = 0;
+    virtual void pattern_columns(const double* z, double* y) = 0;
+    virtual void product_rows(const double* x, double* t) = 0;
+    virtual void product_columns(const double* z, double* y) = 0;
+    virtual void normal(bool sparse, const double* x, const double* coefficient, double* y) = 0;
+    virtual CgOutcome solve(const SchurTerms& system, bool sparse, const double* rhs, double* x, double target, int most) = 0;
+};
+
 // What a CUDA table has for transport. All of it waits for the stream but plan and times.
 struct CudaTransportTable {
     CudaCostFacts (*scan)(const CudaView& cost, CudaPlace place);
@@ -36,6 +60,10 @@ struct CudaTransportTable {
     TransportSolution (*solve)(const CudaTransport& given, const TransportOptions& options, CudaPlace place);
     // The solution's error, cost and marginals anew from its f and g.
     void (*measure)(const CudaTransport& given, TransportSolution& solution, CudaPlace place);
+    // Who gets it deletes it. `given` outlives it, and its problem. narrow: sweeps of a float32 cost may be float32's.
+    CudaLevel* (*make_level)(const CudaTransport& given, bool narrow, CudaPlace place);
+    // As plan_sparse; what is dropped is known to 2^-28 of it.
+    SparseResult (*sparse)(const CudaTransport& given, Potentials at, double most_dropped, CudaPlace place);
     // out (n×m, contiguous, float64 or float32) ← P. NaN potentials make a plan of NaNs, here and below.
     void (*plan)(const CudaTransport& given, const double* f, const double* g, void* out, DType type, CudaPlace place);
     // out (n×k) ← P v, or out (m×k) ← Pᵀ v; float64 or float32.

@@ -1,0 +1,237 @@
+"""Newton steps of transport on CUDA arrays, beside the CPU's of the same driver and the slow truth of ot_reference.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import cuda_arrays
+import ot_reference
+import raphson
+from raphson.ot import PointCloud, sinkhorn
+
+device = cuda_arrays.device()
+
+INF = np.inf
+METHODS = ("auto", "sns", "ssns")
+
+
+def problem(rng, n, m, dtype=np.float64):
+    a, b = rng.random(n) + 0.2, rng.random(m) + 0.2
+    return a / a.sum(), b / b.sum(), rng.random((n, m)).astype(dtype)
+
+
+def number(x) -> float:
+    return float(device.get(x))
+
+
+def solve(a, b, cost, reg, **options):
+    weights = [None if w is None else device.put(w) for w in (a, b)]
+    there = cost if isinstance(cost, PointCloud) else device.put(cost)
+    return sinkhorn(*weights, there, reg, **options)
+
+
+def check(result, a, b, cost, reg, rho=(INF, INF), tol=1e-9):
+    """Marginals of the plan of the potentials as they came back, and what is said about them."""
+    f, g = device.get(result.f), device.get(result.g)
+    assert result.converged
+    plan = ot_reference.plan_of(a, b, cost.astype(float), reg, f, g)
+    error = (
+        np.abs(plan.sum(1) - a * np.exp(-np.where(a > 0, f, 0) / rho[0])).sum()
+        + np.abs(plan.sum(0) - b * np.exp(-np.where(b > 0, g, 0) / rho[1])).sum()
+    )
+    rounding = 1e-13 * (10 + np.abs(cost[np.isfinite(cost)]).max() / reg)
+    assert error <= tol + rounding
+    assert abs(number(result.marginal_error) - error) <= rounding
+    np.testing.assert_allclose(device.get(result.row_marginal), plan.sum(1), atol=rounding)
+    np.testing.assert_allclose(device.get(result.column_marginal), plan.sum(0), atol=rounding)
+    spent = np.where(plan > 0, plan * np.where(np.isinf(cost), 0, cost), 0).sum()
+    assert abs(number(result.cost) - spent) <= rounding
+    return plan
+
+
+def agree(result, cpu, reg, tol):
+    # a potential is off by reg times the relative error of its marginal, times what the problem makes of it
+    bound = 1e4 * reg * tol
+    for name in ("f", "g"):
+        np.testing.assert_allclose(device.get(getattr(result, name)), getattr(cpu, name), atol=bound)
+    for name in ("cost", "objective", "dual_objective"):
+        assert abs(number(getattr(result, name)) - getattr(cpu, name)) <= bound + 10 * tol
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("method", METHODS)
+def test_small_regularisations_are_solved_as_on_the_cpu(rng, method, dtype):
+    a, b, cost = problem(rng, 37, 50, dtype)
+    tol = 1e-9 if dtype == np.float64 else 1e-5
+    result, cpu = (f(a, b, cost, 1e-3, method=method) for f in (solve, sinkhorn))
+    check(result, a, b, cost, 1e-3, tol=tol)
+    agree(result, cpu, 1e-3, tol)
+    assert result.newton_iterations > 3
+    assert result.cg_iterations > result.newton_iterations
+    assert result.iterations < 100  # sweeps alone take thousands
+    assert {"newton"} <= set(result.history["stage"]) <= {"sinkhorn", "newton", "dense_newton"}
+    assert result.history["marginal_error"][-1] <= tol
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_steps_as_on_the_cpu(rng, method):
+    """Where rounding does not decide, and systems are too easy to be factored."""
+    a, b, cost = problem(rng, 60, 70)
+    result, cpu = (f(a, b, cost, 1e-2, method=method) for f in (solve, sinkhorn))
+    check(result, a, b, cost, 1e-2)
+    if method != "auto":  # which weighs what passes cost
+        assert (result.iterations, result.newton_iterations) == (cpu.iterations, cpu.newton_iterations)
+        assert abs(result.cg_iterations - cpu.cg_iterations) <= 4
+        np.testing.assert_allclose(device.get(result.f), cpu.f, atol=1e-12)
+
+
+def test_float32_costs_to_float64_tolerances(rng):
+    """Sweeps are then float64's, of costs as they are."""
+    a, b, cost = problem(rng, 33, 29, np.float32)
+    result = solve(a, b, cost, 5e-3, tol=1e-11)
+    check(result, a, b, cost, 5e-3, tol=1e-11)
+    agree(result, sinkhorn(a, b, cost, 5e-3, tol=1e-11), 5e-3, 1e-11)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rho", [(0.7, 0.7), (INF, 0.3), (2.0, INF)])
+def test_relaxed_marginals(rng, rho, method):
+    a, b, cost = problem(rng, 23, 30)
+    if INF not in rho:
+        a *= 1.5
+    result, cpu = (f(a, b, cost, 5e-3, unbalanced=rho, method=method) for f in (solve, sinkhorn))
+    check(result, a, b, cost, 5e-3, rho)
+    agree(result, cpu, 5e-3, 1e-9)
+    assert result.newton_iterations > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_zero_weights_and_forbidden_pairs(rng, method):
+    a, b, cost = problem(rng, 26, 33)
+    a[[0, 5]], b[[3, 32]] = 0, 0
+    a, b = a / a.sum(), b / b.sum()
+    cost[rng.random(cost.shape) < 0.3] = INF
+    cost[:, 0] = cost[1] = 0.9
+    result, cpu = (f(a, b, cost, 4e-3, method=method) for f in (solve, sinkhorn))
+    plan = check(result, a, b, cost, 4e-3)
+    agree(result, cpu, 4e-3, 1e-9)
+    assert (device.get(result.f)[[0, 5]] == -INF).all()
+    assert (plan[np.isinf(cost)] == 0).all()
+    assert result.newton_iterations > 0
+
+
+def test_unconnected_parts_have_a_gauge_each(rng):
+    cost = rng.random((12, 14))
+    cost[:4, 6:], cost[4:, :6] = INF, INF
+    a, b = rng.random(12) + 0.1, rng.random(14) + 0.1
+    for rows, columns in ((slice(0, 4), slice(0, 6)), (slice(4, 12), slice(6, 14))):
+        a[rows] /= 2 * a[rows].sum()
+        b[columns] /= 2 * b[columns].sum()
+    result, cpu = solve(a, b, cost, 2e-3), sinkhorn(a, b, cost, 2e-3)
+    check(result, a, b, cost, 2e-3)
+    agree(result, cpu, 2e-3, 1e-9)
+    assert abs(a[:4] @ device.get(result.f)[:4] - b[:6] @ device.get(result.g)[:6]) <= 1e-12
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cityblock"])
+def test_point_clouds(rng, metric):
+    x, y = rng.standard_normal((31, 3)), rng.standard_normal((24, 3)) + 0.5
+    a, b, _ = problem(rng, 31, 24)
+    cost = PointCloud(x, y, metric=metric, scale=0.7).rows(0, 31)
+    reg = 1e-3 * cost.max()
+    cloud = PointCloud(device.put(x), device.put(y), metric=metric, scale=0.7)
+    result, dense = solve(a, b, cloud, reg), solve(a, b, cost, reg)
+    check(result, a, b, cost, reg)
+    agree(result, sinkhorn(a, b, cost, reg), reg, 1e-9)
+    assert result.newton_iterations > 0
+    assert abs(result.newton_iterations - dense.newton_iterations) <= 3
+
+
+def test_starts(rng):
+    a, b, cost = problem(rng, 30, 41)
+    cold = solve(a, b, cost, 2e-3)
+    assert cold.iterations > 10
+    again = solve(a, b, cost, 2e-3, init=cold)
+    check(again, a, b, cost, 2e-3)
+    assert again.iterations <= 3
+    for method in METHODS:
+        near = solve(a, b, cost, 2e-3, init=solve(a, b, cost, 4e-3), method=method)
+        check(near, a, b, cost, 2e-3)
+    far = solve(a, b, cost, 2e-3, init=(device.put(np.full(30, 1e3)), device.put(5 * rng.random(41))))
+    check(far, a, b, cost, 2e-3)
+
+
+def test_callback_and_limits(rng):
+    a, b, cost = problem(rng, 30, 30)
+    seen = []
+    result = solve(a, b, cost, 2e-3, callback=seen.append)
+    assert [s.iteration for s in seen] == list(range(1, result.iterations + 1))  # after every sweep
+    assert seen[0].reg > seen[-1].reg == 2e-3
+    for method in METHODS:
+        with pytest.warns(raphson.ConvergenceWarning, match="stopped"):
+            stopped = solve(a, b, cost, 2e-3, method=method, callback=lambda s: s.iteration >= 6)
+        assert (stopped.status, stopped.iterations) == ("stopped", 6)
+        with pytest.warns(raphson.ConvergenceWarning, match="max_iter"):
+            short = solve(a, b, cost, 2e-3, method=method, max_iter=7)
+        assert (short.status, short.iterations) == ("max_iter", 7)
+        f, g = device.get(short.f), device.get(short.g)
+        plan = ot_reference.plan_of(a, b, cost, 2e-3, f, g)
+        np.testing.assert_allclose(number(short.marginal_error), ot_reference.marginal_error(a, b, plan), rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_cannot_be_reached(rng, method):
+    a, b, cost = problem(rng, 12, 15)
+    with pytest.warns(raphson.ConvergenceWarning, match="precision_floor"):
+        result = solve(a, b, cost, 0.05, tol=1e-25, method=method)
+    assert number(result.marginal_error) < 1e-12
+    walls = np.zeros((4, 3))
+    walls[:2, 1:] = INF
+    with pytest.warns(raphson.ConvergenceWarning, match="infeasible"):
+        result = solve(np.full(4, 0.25), np.array([0.2, 0.4, 0.4]), walls, 0.5, max_iter=300, method=method)
+    assert result.status == "infeasible"
+    cost[3, 4] = np.nan
+    with pytest.warns(raphson.ConvergenceWarning, match="breakdown"):
+        result = solve(a, b, cost, 0.1, method=method)
+    for array in (result.f, result.g, result.marginal_error, result.cost, result.plan):
+        assert np.isnan(device.get(array)).all()
+
+
+def test_the_same_bits_every_time(rng):
+    a, b, cost = problem(rng, 40, 35)
+    for method in METHODS:
+        first, second = (solve(a, b, cost, 2e-3, method=method) for _ in range(2))
+        for name in ("f", "g"):
+            np.testing.assert_array_equal(device.get(getattr(first, name)), device.get(getattr(second, name)))
+        assert first.cg_iterations == second.cg_iterations
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_sparse_plans(rng, dtype):
+    a, b, cost = problem(rng, 31, 70, dtype)
+    a[3], cost[5, 6] = 0, INF
+    a /= a.sum()
+    result = solve(a, b, cost, 0.01)
+    plan = ot_reference.plan_of(a, b, cost.astype(float), 0.01, device.get(result.f), device.get(result.g))
+    for most in (0.0, 1e-12, 1e-6, 1e-2, 2.0):
+        sparse = result.sparse_plan(most)
+        assert sparse.shape == plan.shape
+        assert sparse.has_sorted_indices
+        kept = sparse.toarray()
+        np.testing.assert_allclose(kept[kept > 0], plan[kept > 0], rtol=1e-11)
+        left = plan[kept == 0].sum()
+        assert left <= most + 1e-300
+        np.testing.assert_allclose(sparse.dropped_mass, left, rtol=1e-8, atol=1e-300)
+        assert sparse.dropped_mass <= most
+        if 0 < most < 1:  # nothing of another power of two would fit, and larger entries are in
+            least = kept[kept > 0].min()
+            assert plan[kept == 0].max() < least
+            assert left + plan[(kept > 0) & (plan < 2 * least)].sum() > most
+    assert result.sparse_plan(0.0).nnz == np.count_nonzero(plan)
+    assert result.sparse_plan(2.0).nnz == 0
+    with pytest.raises(ValueError, match="max_dropped_mass must not be negative"):
+        result.sparse_plan(-1.0)
+    x = rng.standard_normal((6, 2))
+    cloud = solve(None, None, PointCloud(device.put(x), device.put(x + 1)), 0.3)
+    np.testing.assert_allclose(cloud.sparse_plan(0.0).toarray(), device.get(cloud.plan), rtol=1e-11)
