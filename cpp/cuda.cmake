@@ -13,6 +13,7 @@ set(RAPHSON_CUDA_SOURCES
   src/newton_schulz/passes.cu
   src/newton_schulz/resident.cu
   src/ot/device_transport.cu
+  src/ot/gradient.cu
   src/ot/iterate.cu
   src/ot/level.cu
   src/ot/passes.cu

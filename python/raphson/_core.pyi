@@ -215,6 +215,7 @@ class CudaTransport:
         rho_b: float,
         mass_tolerance: float,
         check_finite: bool,
+        part: int,
     ) -> None: ...
     def solve(
         self,
@@ -230,6 +231,21 @@ class CudaTransport:
     def sparse(
         self, f: Doubles, g: Doubles, most_dropped: float
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Doubles, float]: ...
+    def rounded(self, f: Doubles, g: Doubles) -> tuple[Any | None, float, int, int]: ...
+    def weighted_sums(
+        self, f: Doubles, g: Doubles, cost_weight: float, plan_bar: Any | None
+    ) -> tuple[Doubles, Doubles]: ...
+    def hessian(self, f: Doubles, g: Doubles, p: Doubles, q: Doubles) -> tuple[Doubles, Doubles, float]: ...
+    def gradient(
+        self,
+        f: Doubles,
+        g: Doubles,
+        cost_weight: float,
+        direct: float,
+        plan_bar: Any | None,
+        alpha: Doubles | None,
+        beta: Doubles | None,
+    ) -> Any: ...
     def map(self, g: Doubles, points: Doubles) -> Doubles: ...
     def weights(self, of_b: bool) -> Doubles: ...
     def span(self) -> float: ...

@@ -1,4 +1,4 @@
-"""Newton steps of transport on CUDA arrays, beside the CPU's of the same driver and the slow truth of ot_reference.py."""
+"""Newton steps of transport on CUDA arrays, beside the CPU's of the same driver and the truth of ot_reference.py."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_same_steps_as_on_the_cpu(rng, method):
     check(result, a, b, cost, 1e-2)
     if method != "auto":  # which weighs what passes cost
         assert (result.iterations, result.newton_iterations) == (cpu.iterations, cpu.newton_iterations)
-        assert abs(result.cg_iterations - cpu.cg_iterations) <= 4
+        assert abs(result.cg_iterations - cpu.cg_iterations) <= 0.1 * cpu.cg_iterations
         np.testing.assert_allclose(device.get(result.f), cpu.f, atol=1e-12)
 
 
@@ -205,33 +205,3 @@ def test_the_same_bits_every_time(rng):
         for name in ("f", "g"):
             np.testing.assert_array_equal(device.get(getattr(first, name)), device.get(getattr(second, name)))
         assert first.cg_iterations == second.cg_iterations
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_sparse_plans(rng, dtype):
-    a, b, cost = problem(rng, 31, 70, dtype)
-    a[3], cost[5, 6] = 0, INF
-    a /= a.sum()
-    result = solve(a, b, cost, 0.01)
-    plan = ot_reference.plan_of(a, b, cost.astype(float), 0.01, device.get(result.f), device.get(result.g))
-    for most in (0.0, 1e-12, 1e-6, 1e-2, 2.0):
-        sparse = result.sparse_plan(most)
-        assert sparse.shape == plan.shape
-        assert sparse.has_sorted_indices
-        kept = sparse.toarray()
-        np.testing.assert_allclose(kept[kept > 0], plan[kept > 0], rtol=1e-11)
-        left = plan[kept == 0].sum()
-        assert left <= most + 1e-300
-        np.testing.assert_allclose(sparse.dropped_mass, left, rtol=1e-8, atol=1e-300)
-        assert sparse.dropped_mass <= most
-        if 0 < most < 1:  # nothing of another power of two would fit, and larger entries are in
-            least = kept[kept > 0].min()
-            assert plan[kept == 0].max() < least
-            assert left + plan[(kept > 0) & (plan < 2 * least)].sum() > most
-    assert result.sparse_plan(0.0).nnz == np.count_nonzero(plan)
-    assert result.sparse_plan(2.0).nnz == 0
-    with pytest.raises(ValueError, match="max_dropped_mass must not be negative"):
-        result.sparse_plan(-1.0)
-    x = rng.standard_normal((6, 2))
-    cloud = solve(None, None, PointCloud(device.put(x), device.put(x + 1)), 0.3)
-    np.testing.assert_allclose(cloud.sparse_plan(0.0).toarray(), device.get(cloud.plan), rtol=1e-11)

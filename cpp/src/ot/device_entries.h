@@ -18,13 +18,9 @@ struct At {
     __device__ double entry(double row, double column, double cost) const { return exp2_flushed(exponent(row, column, cost)); }
 };
 
-// f(entries) for what the cost is made of.
+// f(entries) for the points that a cost is made of.
 template <class F>
-void for_entries(const DeviceCost& cost, F&& f) {
-    if (cost.is_dense()) {
-        if (cost.type == DType::float32) return f(DenseEntries<float>{static_cast<const float*>(cost.data), cost.stride});
-        return f(DenseEntries<double>{static_cast<const double*>(cost.data), cost.stride});
-    }
+void for_points(const DeviceCost& cost, F&& f) {
     const auto points = [&](auto entries) {
         entries.x = cost.x;
         entries.y = cost.y;
@@ -37,6 +33,13 @@ void for_entries(const DeviceCost& cost, F&& f) {
         case Metric::euclidean: return points(PointEntries<Metric::euclidean>{});
         case Metric::cityblock: return points(PointEntries<Metric::cityblock>{});
     }
+}
+// f(entries) for any cost.
+template <class F>
+void for_entries(const DeviceCost& cost, F&& f) {
+    if (!cost.is_dense()) return for_points(cost, f);
+    if (cost.type == DType::float32) return f(DenseEntries<float>{static_cast<const float*>(cost.data), cost.stride});
+    f(DenseEntries<double>{static_cast<const double*>(cost.data), cost.stride});
 }
 
 }  // namespace raphson::cuda

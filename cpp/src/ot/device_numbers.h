@@ -1,6 +1,7 @@
 // From the host's numbers to what the passes on the device take, and back.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -77,6 +78,12 @@ inline std::vector<double> download(const double* from, int64_t count, CudaPlace
     std::vector<double> to(static_cast<std::size_t>(count));
     read(contiguous(const_cast<double*>(from), DType::float64, count, 1), to.data(), place);
     return to;
+}
+inline bool has_nan(const double* x, int64_t count) {
+    return std::any_of(x, x + count, [](double value) { return std::isnan(value); });
+}
+inline bool no_plan(const CudaTransport& given, const double* f, const double* g) {
+    return has_nan(f, given.problem->n) || has_nan(g, given.problem->m);
 }
 
 }  // namespace raphson::cuda

@@ -14,13 +14,6 @@
 namespace raphson::cuda {
 namespace {
 
-bool has_nan(const double* x, int64_t count) {
-    return std::any_of(x, x + count, [](double value) { return std::isnan(value); });
-}
-bool no_plan(const CudaTransport& given, const double* f, const double* g) {
-    return has_nan(f, given.problem->n) || has_nan(g, given.problem->m);
-}
-
 void keep_sums(const TransportProblem& p, const DeviceSums& sums, TransportSolution& solution, CudaPlace place) {
     solution.row_marginal = download(sums.row_sum, p.n, place);
     for (int64_t i = 0; i < p.n; ++i) solution.row_marginal[i] = p.a[i] > 0 ? p.a[i] * solution.row_marginal[i] : 0;
@@ -186,10 +179,19 @@ SparseResult sparse(const CudaTransport& given, Potentials potentials, double mo
 
 }  // namespace
 
+// level.cu, gradient.cu
 CudaLevel* make_level(const CudaTransport& given, bool narrow, CudaPlace place);
+CudaRounding rounded(const CudaTransport& given, Potentials at, void* out, DType type, CudaPlace place);
+void weighted_sums(const CudaTransport& given, Potentials at, const CudaTransportGradient& gradient, double* rows, double* columns,
+                   CudaPlace place);
+void cost_gradient(const CudaTransport& given, Potentials at, const CudaTransportGradient& gradient, void* out, DType type,
+                   CudaPlace place);
+void point_gradient(const CudaTransport& given, Potentials at, const CudaTransportGradient& gradient, double* x, double* y,
+                    CudaPlace place);
 
 const CudaTransportTable& transport_table() {
-    static const CudaTransportTable table{scan, solve, measure_solution, make_level, sparse, plan, times, map};
+    static const CudaTransportTable table{scan,   solve, measure_solution, make_level, rounded, weighted_sums, cost_gradient, point_gradient,
+                                          sparse, plan,  times,            map};
     return table;
 }
 

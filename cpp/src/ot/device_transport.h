@@ -53,6 +53,21 @@ public:
     virtual CgOutcome solve(const SchurTerms& system, bool sparse, const double* rhs, double* x, double target, int most) = 0;
 };
 
+// What a gradient needs to know: with W = cost_weight·C + plan_bar (0·Inf counts as 0), ∂L/∂C is
+// P ∘ (direct + (α⊕β − W)/reg), without the second term where α and β are null.
+struct CudaTransportGradient {
+    double cost_weight = 0, direct = 0;
+    CudaView plan_bar{};  // n×m; without data: zeros
+    const double *alpha = nullptr, *beta = nullptr;  // the host's
+};
+
+// A plan rounded to its marginals, or why it cannot be.
+struct CudaRounding {
+    double missing = 0;  // mass that scaling left to be added
+    bool forbidden = false;  // it would have to use the pair (row, column)
+    std::int64_t row = 0, column = 0;
+};
+
 // What a CUDA table has for transport. All of it waits for the stream but plan and times.
 struct CudaTransportTable {
     CudaCostFacts (*scan)(const CudaView& cost, CudaPlace place);
@@ -62,6 +77,16 @@ struct CudaTransportTable {
     void (*measure)(const CudaTransport& given, TransportSolution& solution, CudaPlace place);
     // Who gets it deletes it. `given` outlives it, and its problem. narrow: sweeps of a float32 cost may be float32's.
     CudaLevel* (*make_level)(const CudaTransport& given, bool narrow, CudaPlace place);
+    // out (n×m, contiguous, float64 or float32) ← the plan with the marginals of the problem: Altschuler et al.
+    CudaRounding (*rounded)(const CudaTransport& given, Potentials at, void* out, DType type, CudaPlace place);
+    // rows and columns, the host's ← (W∘P)1, (W∘P)ᵀ1.
+    void (*weighted_sums)(const CudaTransport& given, Potentials at, const CudaTransportGradient& gradient, double* rows,
+                          double* columns, CudaPlace place);
+    // out (n×m, contiguous, float64 or float32) ← ∂L/∂C; of points: x (n×dim) and y (m×dim), the host's.
+    void (*cost_gradient)(const CudaTransport& given, Potentials at, const CudaTransportGradient& gradient, void* out, DType type,
+                          CudaPlace place);
+    void (*point_gradient)(const CudaTransport& given, Potentials at, const CudaTransportGradient& gradient, double* x, double* y,
+                           CudaPlace place);
     // As plan_sparse; what is dropped is known to 2^-28 of it.
     SparseResult (*sparse)(const CudaTransport& given, Potentials at, double most_dropped, CudaPlace place);
     // out (n×m, contiguous, float64 or float32) ← P. NaN potentials make a plan of NaNs, here and below.

@@ -255,13 +255,6 @@ Grid row_grid(const DeviceCost& cost, const char* name) {
     return {block_count(ceil_div(cost.rows, rows_at_once), name), across};
 }
 
-// How many parts the rows are cut into for column_sums_kernel: enough blocks for the device, not too many vectors.
-int64_t row_parts(const DeviceCost& cost, int device) {
-    constexpr int64_t blocks_a_processor = 8, fewest_rows = 16, most_parts = 1024;
-    const int64_t wanted = ceil_div(blocks_a_processor * traits(device).processors, ceil_div(cost.columns, threads));
-    return std::clamp<int64_t>(std::min(wanted, ceil_div(cost.rows, fewest_rows)), 1, most_parts);
-}
-
 int64_t column_blocks(int64_t columns) { return ceil_div(columns, columns_a_block); }
 
 // The columns' sums over `slots` vectors of the room and, where psi_next is not null, ψ's optimum.
@@ -289,6 +282,12 @@ void partial_columns(const Entries& entries, const DeviceCost& cost, const At& a
 }
 
 }  // namespace
+
+int64_t row_parts(const DeviceCost& cost, int device) {
+    constexpr int64_t blocks_a_processor = 8, fewest_rows = 16, most_parts = 1024;
+    const int64_t wanted = ceil_div(blocks_a_processor * traits(device).processors, ceil_div(cost.columns, threads));
+    return std::clamp<int64_t>(std::min(wanted, ceil_div(cost.rows, fewest_rows)), 1, most_parts);
+}
 
 PassRoom pass_room(const DeviceCost& cost, bool resident, Scratch& scratch) {
     constexpr int64_t padding = 32;
