@@ -15,50 +15,17 @@ import pytest
 import cuda_arrays
 import ot_reference
 import raphson
+from cuda_transport import INF, device, measured, number, problem, solve
 from raphson.ot import PointCloud, monge_gap, sinkhorn, sinkhorn_divergence
 
-device = cuda_arrays.device()
 emulated = pytest.mark.skipif(not device.emulated, reason="asks what only hand-made arrays tell")
 
-INF = np.inf
 TOL = {np.float64: 1e-9, np.float32: 1e-5}  # the defaults
-
-
-def problem(rng, n, m, dtype=np.float64):
-    a, b = rng.random(n) + 0.2, rng.random(m) + 0.2
-    return a / a.sum(), b / b.sum(), rng.random((n, m)).astype(dtype)
-
-
-def number(x) -> float:
-    return float(device.get(x))
-
-
-def solve(a, b, cost, reg, **options):
-    """Everything on the device that may be an array."""
-    weights = [None if w is None else device.put(w) for w in (a, b)]
-    return sinkhorn(*weights, device.put(cost), reg, **options)
 
 
 def check(result, a, b, cost, reg, rho=(INF, INF), tol=1e-9):
     """Against the plan of the potentials as they came back, and against the truth."""
-    f, g = device.get(result.f), device.get(result.g)
-    assert f.dtype == g.dtype == np.float64
-    assert result.converged
-    plan = ot_reference.plan_of(a, b, cost.astype(float), reg, f, g)
-    with np.errstate(over="ignore"):
-        error = (
-            np.abs(plan.sum(1) - a * np.exp(-np.where(a > 0, f, 0) / rho[0])).sum()
-            + np.abs(plan.sum(0) - b * np.exp(-np.where(b > 0, g, 0) / rho[1])).sum()
-        )
-    rounding = 1e-13 * (10 + np.abs(cost[np.isfinite(cost)]).max() / reg)
-    assert error <= tol + rounding
-    assert abs(number(result.marginal_error) - error) <= rounding
-    np.testing.assert_allclose(device.get(result.row_marginal), plan.sum(1), atol=rounding)
-    np.testing.assert_allclose(device.get(result.column_marginal), plan.sum(0), atol=rounding)
-    spent = np.where(plan > 0, plan * np.where(np.isinf(cost), 0, cost), 0).sum()
-    assert abs(number(result.cost) - spent) <= rounding
-    if np.isinf(rho).all():
-        assert abs(a[a > 0] @ f[a > 0] - b[b > 0] @ g[b > 0]) <= 1e-12
+    plan = measured(result, a, b, cost, reg, rho, tol)
     _, _, truth = ot_reference.sinkhorn(a, b, cost, reg, rho)
     assert np.abs(plan - truth).sum() <= 20 * tol
     value = ot_reference.objective(a, b, cost.astype(float), reg, rho, truth)
@@ -260,7 +227,7 @@ def test_starts(rng):
 def test_a_tolerance_that_is_not_reached(rng):
     a, b, cost = problem(rng, 60, 60)
     with pytest.warns(raphson.ConvergenceWarning, match=r"^sinkhorn did not converge \(max_iter\)") as caught:
-        result = solve(a, b, cost, 0.001, max_iter=3)
+        result = sinkhorn(device.put(a), device.put(b), device.put(cost), 0.001, max_iter=3)
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert (result.status, result.converged) == ("max_iter", False)

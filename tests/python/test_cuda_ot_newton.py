@@ -5,49 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import cuda_arrays
 import ot_reference
 import raphson
+from cuda_transport import INF, device, measured, number, problem, solve
 from raphson.ot import PointCloud, sinkhorn
 
-device = cuda_arrays.device()
-
-INF = np.inf
 METHODS = ("auto", "sns", "ssns")
-
-
-def problem(rng, n, m, dtype=np.float64):
-    a, b = rng.random(n) + 0.2, rng.random(m) + 0.2
-    return a / a.sum(), b / b.sum(), rng.random((n, m)).astype(dtype)
-
-
-def number(x) -> float:
-    return float(device.get(x))
-
-
-def solve(a, b, cost, reg, **options):
-    weights = [None if w is None else device.put(w) for w in (a, b)]
-    there = cost if isinstance(cost, PointCloud) else device.put(cost)
-    return sinkhorn(*weights, there, reg, **options)
-
-
-def check(result, a, b, cost, reg, rho=(INF, INF), tol=1e-9):
-    """Marginals of the plan of the potentials as they came back, and what is said about them."""
-    f, g = device.get(result.f), device.get(result.g)
-    assert result.converged
-    plan = ot_reference.plan_of(a, b, cost.astype(float), reg, f, g)
-    error = (
-        np.abs(plan.sum(1) - a * np.exp(-np.where(a > 0, f, 0) / rho[0])).sum()
-        + np.abs(plan.sum(0) - b * np.exp(-np.where(b > 0, g, 0) / rho[1])).sum()
-    )
-    rounding = 1e-13 * (10 + np.abs(cost[np.isfinite(cost)]).max() / reg)
-    assert error <= tol + rounding
-    assert abs(number(result.marginal_error) - error) <= rounding
-    np.testing.assert_allclose(device.get(result.row_marginal), plan.sum(1), atol=rounding)
-    np.testing.assert_allclose(device.get(result.column_marginal), plan.sum(0), atol=rounding)
-    spent = np.where(plan > 0, plan * np.where(np.isinf(cost), 0, cost), 0).sum()
-    assert abs(number(result.cost) - spent) <= rounding
-    return plan
 
 
 def agree(result, cpu, reg, tol):
@@ -65,7 +28,7 @@ def test_small_regularisations_are_solved_as_on_the_cpu(rng, method, dtype):
     a, b, cost = problem(rng, 37, 50, dtype)
     tol = 1e-9 if dtype == np.float64 else 1e-5
     result, cpu = (f(a, b, cost, 1e-3, method=method) for f in (solve, sinkhorn))
-    check(result, a, b, cost, 1e-3, tol=tol)
+    measured(result, a, b, cost, 1e-3, tol=tol)
     agree(result, cpu, 1e-3, tol)
     assert result.newton_iterations > 3
     assert result.cg_iterations > result.newton_iterations
@@ -79,7 +42,7 @@ def test_the_same_steps_as_on_the_cpu(rng, method):
     """Where rounding does not decide, and systems are too easy to be factored."""
     a, b, cost = problem(rng, 60, 70)
     result, cpu = (f(a, b, cost, 1e-2, method=method) for f in (solve, sinkhorn))
-    check(result, a, b, cost, 1e-2)
+    measured(result, a, b, cost, 1e-2)
     if method != "auto":  # which weighs what passes cost
         assert (result.iterations, result.newton_iterations) == (cpu.iterations, cpu.newton_iterations)
         assert abs(result.cg_iterations - cpu.cg_iterations) <= 0.1 * cpu.cg_iterations
@@ -90,7 +53,7 @@ def test_float32_costs_to_float64_tolerances(rng):
     """Sweeps are then float64's, of costs as they are."""
     a, b, cost = problem(rng, 33, 29, np.float32)
     result = solve(a, b, cost, 5e-3, tol=1e-11)
-    check(result, a, b, cost, 5e-3, tol=1e-11)
+    measured(result, a, b, cost, 5e-3, tol=1e-11)
     agree(result, sinkhorn(a, b, cost, 5e-3, tol=1e-11), 5e-3, 1e-11)
 
 
@@ -101,7 +64,7 @@ def test_relaxed_marginals(rng, rho, method):
     if INF not in rho:
         a *= 1.5
     result, cpu = (f(a, b, cost, 5e-3, unbalanced=rho, method=method) for f in (solve, sinkhorn))
-    check(result, a, b, cost, 5e-3, rho)
+    measured(result, a, b, cost, 5e-3, rho)
     agree(result, cpu, 5e-3, 1e-9)
     assert result.newton_iterations > 0
 
@@ -114,7 +77,7 @@ def test_zero_weights_and_forbidden_pairs(rng, method):
     cost[rng.random(cost.shape) < 0.3] = INF
     cost[:, 0] = cost[1] = 0.9
     result, cpu = (f(a, b, cost, 4e-3, method=method) for f in (solve, sinkhorn))
-    plan = check(result, a, b, cost, 4e-3)
+    plan = measured(result, a, b, cost, 4e-3)
     agree(result, cpu, 4e-3, 1e-9)
     assert (device.get(result.f)[[0, 5]] == -INF).all()
     assert (plan[np.isinf(cost)] == 0).all()
@@ -129,7 +92,7 @@ def test_unconnected_parts_have_a_gauge_each(rng):
         a[rows] /= 2 * a[rows].sum()
         b[columns] /= 2 * b[columns].sum()
     result, cpu = solve(a, b, cost, 2e-3), sinkhorn(a, b, cost, 2e-3)
-    check(result, a, b, cost, 2e-3)
+    measured(result, a, b, cost, 2e-3)
     agree(result, cpu, 2e-3, 1e-9)
     assert abs(a[:4] @ device.get(result.f)[:4] - b[:6] @ device.get(result.g)[:6]) <= 1e-12
 
@@ -142,7 +105,7 @@ def test_point_clouds(rng, metric):
     reg = 1e-3 * cost.max()
     cloud = PointCloud(device.put(x), device.put(y), metric=metric, scale=0.7)
     result, dense = solve(a, b, cloud, reg), solve(a, b, cost, reg)
-    check(result, a, b, cost, reg)
+    measured(result, a, b, cost, reg)
     agree(result, sinkhorn(a, b, cost, reg), reg, 1e-9)
     assert result.newton_iterations > 0
     assert abs(result.newton_iterations - dense.newton_iterations) <= 3
@@ -153,13 +116,13 @@ def test_starts(rng):
     cold = solve(a, b, cost, 2e-3)
     assert cold.iterations > 10
     again = solve(a, b, cost, 2e-3, init=cold)
-    check(again, a, b, cost, 2e-3)
+    measured(again, a, b, cost, 2e-3)
     assert again.iterations <= 3
     for method in METHODS:
         near = solve(a, b, cost, 2e-3, init=solve(a, b, cost, 4e-3), method=method)
-        check(near, a, b, cost, 2e-3)
+        measured(near, a, b, cost, 2e-3)
     far = solve(a, b, cost, 2e-3, init=(device.put(np.full(30, 1e3)), device.put(5 * rng.random(41))))
-    check(far, a, b, cost, 2e-3)
+    measured(far, a, b, cost, 2e-3)
 
 
 def test_callback_and_limits(rng):

@@ -7,29 +7,10 @@ import warnings
 import numpy as np
 import pytest
 
-import cuda_arrays
 import ot_reference
 import raphson
+from cuda_transport import INF, device, number, problem, solve
 from raphson.ot import PointCloud, sinkhorn, sinkhorn_batch
-
-device = cuda_arrays.device()
-
-INF = np.inf
-
-
-def problem(rng, n, m, dtype=np.float64):
-    a, b = rng.random(n) + 0.2, rng.random(m) + 0.2
-    return a / a.sum(), b / b.sum(), rng.random((n, m)).astype(dtype)
-
-
-def number(x) -> float:
-    return float(device.get(x))
-
-
-def solve(a, b, cost, reg, **options):
-    weights = [None if w is None else device.put(w) for w in (a, b)]
-    there = cost if isinstance(cost, PointCloud) else device.put(cost)
-    return sinkhorn(*weights, there, reg, **options)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
