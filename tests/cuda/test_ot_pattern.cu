@@ -209,6 +209,8 @@ TEST_CASE_TEMPLATE("cuda ot: the plan's large entries", T, double, float) {
     check_pattern<T>(41, 1, 0.1);
     check_pattern<T>(19, 130, 0.05);
     check_pattern<T>(70, 33, 0.02);
+    check_pattern<T>(2, 2500, 0.1);  // more than the scan has threads
+    check_pattern<T>(1300, 3, 0.1);
 }
 
 TEST_CASE("cuda ot: conjugate gradients on the device") {

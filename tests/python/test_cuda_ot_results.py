@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,24 @@ def test_rounded_plans(rng, dtype):
         left, right = np.maximum(a - plan.sum(1), 0), np.maximum(b - plan.sum(0), 0)
         plan += np.outer(left, right / max(right.sum(), 1e-300))
         np.testing.assert_allclose(rounded, plan, rtol=1e-10 if dtype == np.float64 else 1e-6, atol=1e-16)
+
+
+def test_rounding_of_any_potentials(rng):
+    """Rows that weigh too much as well as columns: sweeps leave the rows exact."""
+    a, b, cost = problem(rng, 15, 22)
+    result = solve(a, b, cost, 0.1)
+    f = device.get(result.f) + 0.03 * rng.standard_normal(15)
+    g = device.get(result.g) + 0.03 * rng.standard_normal(22)
+    plan = ot_reference.plan_of(a, b, cost, 0.1, f, g)
+    assert (plan.sum(1) > a).any()
+    assert (plan.sum(1) < a).any()
+    rounded = device.get(replace(result, _f=f, _g=g).rounded_plan())
+    plan *= np.minimum(1, a / plan.sum(1))[:, None]
+    plan *= np.minimum(1, b / plan.sum(0))
+    left, right = a - plan.sum(1), np.maximum(b - plan.sum(0), 0)
+    np.testing.assert_allclose(rounded, plan + np.outer(left, right / right.sum()), rtol=1e-10, atol=1e-16)
+    np.testing.assert_allclose(rounded.sum(1), a, atol=1e-15)
+    np.testing.assert_allclose(rounded.sum(0), b, atol=1e-15)
 
 
 def test_rounding_names_the_first_forbidden_pair(rng):

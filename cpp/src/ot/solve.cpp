@@ -25,6 +25,8 @@ constexpr double dropped_share = 1e-2;  // entries of the plan below this share 
 constexpr std::int64_t most_entries = 32000000;
 constexpr int rescue_sweeps = 100, most_rescues = 4, level_sweeps = 30, patience = 60, patience_at_floor = 12;
 
+bool is_power_of_two(int k) { return (k & (k - 1)) == 0; }
+
 }  // namespace
 
 Run::Run(Level& level, const TransportOptions& options)
@@ -218,6 +220,7 @@ Run::Outcome Run::reach(double goal, int patient) {
         moved_by_sinkhorn = false;
         const double sweeps = std::log(goal / error) / std::log(rate);
         const PassCosts costs = level_.costs();
+        const bool collects_on_the_way = costs.collecting < 2 * costs.sweep;  // else now and then, to know how many they are
         const double by_sinkhorn = sweeps * (n * m * (level_.has_kernel() ? costs.kernel : costs.sweep) + costs.sweep_start);
         if (sweeps_only_ > 0 && --sweeps_only_ > 0) best_ = 0;
         const bool newton = sweeps_only_ == 0 && moves >= 2 && newton_cost(error, goal, rate) < by_sinkhorn;
@@ -243,7 +246,7 @@ Run::Outcome Run::reach(double goal, int patient) {
         if (many) {
             level_.sweep(nullptr, true);
             if (done(TransportStage::sinkhorn)) return Outcome::over;
-        } else if (advance(moves >= 2, goal)) {
+        } else if (advance(moves >= 2 && (collects_on_the_way || is_power_of_two(moves)), goal)) {
             return Outcome::over;
         }
     }
