@@ -112,7 +112,8 @@ public:
     py::tuple sparse(const Doubles& f, const Doubles& g, double most_dropped) {
         const On on(*this);
         SparseResult result;
-        run_released(long_work, [&] { result = on.table.transport->sparse(on.given, {f.data(), g.data()}, most_dropped, on.place); });
+        run_released(long_work,
+                     [&] { result = on.table.transport->sparse(on.given, {f.data(), g.data()}, most_dropped, on.place); });
         return as_tuple(result);
     }
 
@@ -152,7 +153,8 @@ public:
         Doubles alpha(static_cast<py::ssize_t>(made_.problem.n)), beta(static_cast<py::ssize_t>(made_.problem.m));
         double *to_alpha = alpha.mutable_data(), *to_beta = beta.mutable_data(), residual = 0;
         run_released(long_work, [&] {
-            residual = solve_hessian(made_, on.table, on.given, {f.data(), g.data()}, p.data(), q.data(), to_alpha, to_beta, on.place);
+            residual = solve_hessian(made_, on.table, on.given, {f.data(), g.data()}, p.data(), q.data(), to_alpha, to_beta,
+                                     on.place);
         });
         return py::make_tuple(alpha, beta, residual);
     }

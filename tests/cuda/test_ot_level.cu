@@ -42,7 +42,8 @@ struct Pair {
     std::unique_ptr<DeviceLevel> device;
 
     Pair(const Problem& p, const TransportCost& rows, bool narrow) {
-        problem = raphson::make_problem("test", rows, raphson::scan_cost("test", rows, true), p.a, p.b, p.reg, p.rho_a, p.rho_b, 1e-9);
+        const raphson::CostFacts facts = raphson::scan_cost("test", rows, true);
+        problem = raphson::make_problem("test", rows, facts, p.a, p.b, p.reg, p.rho_a, p.rho_b, 1e-9);
         given.problem = &problem;
         narrow_ = narrow;
     }
@@ -68,7 +69,9 @@ private:
     bool narrow_ = false;
 };
 
-void append(std::vector<double>& out, const std::vector<double>& x, int64_t count) { out.insert(out.end(), x.begin(), x.begin() + count); }
+void append(std::vector<double>& out, const std::vector<double>& x, int64_t count) {
+    out.insert(out.end(), x.begin(), x.begin() + count);
+}
 
 // bound: relative, of what a sweep finds.
 void check_level(Pair& pair, double bound) {

@@ -78,7 +78,10 @@ void check_pattern(int64_t n, int64_t m, double reg) {
     const There there = There::put<T>(plan, scratch);
     for (const double threshold : {0.0, median(plan.entries), *std::max_element(plan.entries.begin(), plan.entries.end()) * 2}) {
         CAPTURE(threshold);
-        const DevicePattern pattern = raphson::cuda::collect(there.cost, there.balance, there.u, there.psi, threshold, no_limit, true, scratch);
+        const auto collect = [&](int64_t capacity) {
+            return raphson::cuda::collect(there.cost, there.balance, there.u, there.psi, threshold, capacity, true, scratch);
+        };
+        const DevicePattern pattern = collect(no_limit);
         const auto begin = download(pattern.row_begin, n + 1), column_begin = download(pattern.column_begin, m + 1);
         const auto column = download(pattern.column, pattern.count), row = download(pattern.row, pattern.count);
         const auto by_rows = download(pattern.by_rows, pattern.count), by_columns = download(pattern.by_columns, pattern.count);
@@ -162,9 +165,8 @@ void check_pattern(int64_t n, int64_t m, double reg) {
             CHECK(raphson::cuda::kth_largest(pattern, which, scratch) == sorted[static_cast<std::size_t>(which - 1)]);
         }
         if (pattern.count > 0) {
-            CHECK(raphson::cuda::collect(there.cost, there.balance, there.u, there.psi, threshold, pattern.count - 1, true, scratch).count == -1);
-            CHECK(raphson::cuda::collect(there.cost, there.balance, there.u, there.psi, threshold, pattern.count, true, scratch).count ==
-                  pattern.count);
+            CHECK(collect(pattern.count - 1).count == -1);
+            CHECK(collect(pattern.count).count == pattern.count);
         }
     }
     // masses by size
@@ -225,10 +227,14 @@ TEST_CASE("cuda ot: conjugate gradients on the device") {
                 Random random{static_cast<std::uint64_t>(m)};
                 const auto uniform = [&] { return std::fabs(random.uniform()); };
                 const auto size = static_cast<std::size_t>(m);
-                std::vector<double> t(static_cast<std::size_t>(n * m)), p(static_cast<std::size_t>(n)), q(size, 0.0), d1(p.size()), d2(size);
+                std::vector<double> t(static_cast<std::size_t>(n * m)), p(static_cast<std::size_t>(n)), q(size, 0.0);
+                std::vector<double> d1(p.size()), d2(size);
                 double lump = 0;
                 for (int64_t i = 0; i < n; ++i) {
-                    for (int64_t j = 0; j < m; ++j) t[i * m + j] = uniform() < 0.2 || j == i % m || i == j + 1 ? uniform() + 0.1 : 0;
+                    for (int64_t j = 0; j < m; ++j) {
+                        const bool there = uniform() < 0.2 || j == i % m || i == j + 1;
+                        t[i * m + j] = there ? uniform() + 0.1 : 0;
+                    }
                     p[i] = lumps ? uniform() : 0;
                     lump += p[i];
                 }

@@ -20,7 +20,8 @@ DeviceLevel::DeviceLevel(const TransportProblem& problem, std::unique_ptr<CudaLe
 
 PassCosts DeviceLevel::costs() const {
     const double numbers = host_number * static_cast<double>(n() + m());
-    return {read_, 3 * read_, read_, 2 * read_, sparse_entry, vector_entry, 0, sweep_start + numbers, step_start + 4 * numbers, product_start};
+    return {read_,        3 * read_, read_, 2 * read_, sparse_entry, vector_entry, 0, sweep_start + numbers, step_start + 4 * numbers,
+            product_start};
 }
 
 void DeviceLevel::sweep(SparsePlan* sparse, bool) {

@@ -26,7 +26,7 @@ TransportSolution solve_on_device(const DeviceProblem& problem, const CudaTable&
                                   const TransportOptions& options, CudaPlace place);
 
 // As solve_hessian of queries.h; the vectors are the host's.
-double solve_hessian(const DeviceProblem& problem, const CudaTable& table, const CudaTransport& given, Potentials at, const double* p,
-                     const double* q, double* alpha, double* beta, CudaPlace place);
+double solve_hessian(const DeviceProblem& problem, const CudaTable& table, const CudaTransport& given, Potentials at,
+                     const double* p, const double* q, double* alpha, double* beta, CudaPlace place);
 
 }  // namespace raphson

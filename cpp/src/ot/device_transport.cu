@@ -167,7 +167,8 @@ SparseResult sparse(const CudaTransport& given, Potentials potentials, double mo
         result.dropped += here;
     }
     const double threshold = cut == 0 ? 0 : std::ldexp(1.0, cut - 1023);
-    const DevicePattern kept = collect(at.cost, at.balance, at.u, at.psi, threshold, std::numeric_limits<int64_t>::max(), false, scratch);
+    constexpr int64_t no_limit = std::numeric_limits<int64_t>::max();
+    const DevicePattern kept = collect(at.cost, at.balance, at.u, at.psi, threshold, no_limit, false, scratch);
     result.row_end.resize(static_cast<std::size_t>(kept.rows));
     result.index.resize(static_cast<std::size_t>(kept.count));
     result.value = download(kept.by_rows, kept.count, place);
@@ -190,8 +191,9 @@ void point_gradient(const CudaTransport& given, Potentials at, const CudaTranspo
                     CudaPlace place);
 
 const CudaTransportTable& transport_table() {
-    static const CudaTransportTable table{scan,   solve, measure_solution, make_level, rounded, weighted_sums, cost_gradient, point_gradient,
-                                          sparse, plan,  times,            map};
+    static const CudaTransportTable table{scan,          solve,         measure_solution, make_level, rounded,
+                                          weighted_sums, cost_gradient, point_gradient,   sparse,     plan,
+                                          times,         map};
     return table;
 }
 

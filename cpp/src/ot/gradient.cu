@@ -158,7 +158,7 @@ struct Rounding {
     const double *row_scale, *column_scale, *left, *right;
 };
 
-// firsts[block] ← the lowest row·columns + column of a forbidden pair that is to have mass, Inf without one; `at` is not read.
+// firsts[block] ← the lowest row·columns + column of a forbidden pair that is to have mass, Inf without one.
 template <class Entries>
 __global__ void __launch_bounds__(threads) conflict_kernel(const Entries cost, int64_t rows, int64_t columns, const Rounding r,
                                                            double* firsts) {
@@ -257,21 +257,23 @@ void point_gradient(const CudaTransport& given, Potentials potentials, const Cud
     const Slope slope = slope_of(given, gradient, scratch);
     const Parts parts = column_parts(cost, place.device);
     auto* const shares = scratch.take_array<double>(parts.number * together * cost.columns);
-    auto *const to_x = scratch.take_array<double>(cost.rows * cost.dim), *const to_y = scratch.take_array<double>(together * cost.columns);
+    auto* const to_x = scratch.take_array<double>(cost.rows * cost.dim);
+    auto* const to_y = scratch.take_array<double>(together * cost.columns);
     std::vector<double> found;
     for (int first = 0; first < cost.dim; first += together) {
         for_points(cost, [&](const auto& entries) {
             constexpr Metric metric = std::decay_t<decltype(entries)>::kind;
-            launch("sinkhorn: gradient", place, a_row_each(cost), x_gradient_kernel<metric>, entries, cost.columns, at, placed.balance.a,
-                   slope, first, to_x);
-            launch("sinkhorn: gradient", place, {parts.grid, threads}, y_gradient_kernel<metric>, entries, cost.rows, cost.columns, at,
-                   placed.balance.a, slope, first, shares);
+            launch("sinkhorn: gradient", place, a_row_each(cost), x_gradient_kernel<metric>, entries, cost.columns, at,
+                   placed.balance.a, slope, first, to_x);
+            launch("sinkhorn: gradient", place, {parts.grid, threads}, y_gradient_kernel<metric>, entries, cost.rows, cost.columns,
+                   at, placed.balance.a, slope, first, shares);
         });
         launch("sinkhorn: gradient", place, one_each(together * cost.columns), add_parts_kernel, shares, parts.number,
                together * cost.columns, to_y);
         found = download(to_y, together * cost.columns, place);
         for (int64_t k = 0; k < std::min<int64_t>(together, cost.dim - first); ++k) {
-            for (int64_t j = 0; j < cost.columns; ++j) y[j * cost.dim + first + k] = found[static_cast<std::size_t>(k * cost.columns + j)];
+            const double* const one = found.data() + k * cost.columns;
+            for (int64_t j = 0; j < cost.columns; ++j) y[j * cost.dim + first + k] = one[j];
         }
     }
     read(contiguous(to_x, DType::float64, cost.rows, cost.dim), x, place);
@@ -323,8 +325,8 @@ CudaRounding rounded(const CudaTransport& given, Potentials potentials, void* ou
         auto* const firsts = scratch.take_array<double>(blocks);
         for_entries(cost, [&](const auto& entries) {
             using Entries = std::decay_t<decltype(entries)>;
-            launch("sinkhorn: rounded plan", place, {block_count(blocks, "sinkhorn: rounded plan"), threads}, conflict_kernel<Entries>,
-                   entries, p.n, p.m, r, firsts);
+            launch("sinkhorn: rounded plan", place, {block_count(blocks, "sinkhorn: rounded plan"), threads},
+                   conflict_kernel<Entries>, entries, p.n, p.m, r, firsts);
         });
         const std::vector<double> found = download(firsts, blocks, place);
         const double first = *std::min_element(found.begin(), found.end());
@@ -339,7 +341,8 @@ CudaRounding rounded(const CudaTransport& given, Potentials potentials, void* ou
         using Entries = std::decay_t<decltype(entries)>;
         const auto run = [&](auto* to) {
             using T = std::decay_t<decltype(*to)>;
-            launch("sinkhorn: rounded plan", place, a_row_each(cost), rounded_kernel<Entries, T>, entries, p.m, at, placed.balance.a, r, to);
+            launch("sinkhorn: rounded plan", place, a_row_each(cost), rounded_kernel<Entries, T>, entries, p.m, at,
+                   placed.balance.a, r, to);
         };
         if (type == DType::float32) return run(static_cast<float*>(out));
         run(static_cast<double*>(out));

@@ -16,7 +16,8 @@ constexpr std::int64_t entries_per_block = 32768, most_blocks = 32;
 constexpr std::int64_t point_rows = 16;  // rows of a point cloud's cost that exist at a time
 constexpr std::int64_t small_plan = 20000;  // entries that are not worth a second thread
 constexpr double lost = 1e-290;          // column sums below are taken anew, in logarithms
-constexpr double log_entry = 0.6, kernel_entry = 0.45, point_entry = 0.15;  // nanoseconds
+constexpr double log_entry = 0.6, kernel_entry = 0.45, sparse_entry = 2.0, vector_entry = 6.0, factor_flop = 0.05,
+                 point_entry = 0.15;  // nanoseconds
 constexpr std::int64_t largest_factor = 2048;
 
 }  // namespace
@@ -31,7 +32,8 @@ HostLevel::HostLevel(const TransportProblem& problem) : Level(problem) {
 
 PassCosts HostLevel::costs() const {
     const double points = problem_.cost.is_dense() ? 0 : point_entry * static_cast<double>(problem_.cost.points.dim);
-    return {log_entry, 1.2 * log_entry, kernel_entry, kernel_allowed() ? kernel_entry : log_entry + points, 2.0, 6.0, 0.05, 0, 0, 0};
+    const double product = kernel_allowed() ? kernel_entry : log_entry + points;
+    return {log_entry, 1.2 * log_entry, kernel_entry, product, sparse_entry, vector_entry, factor_flop, 0, 0, 0};
 }
 
 bool HostLevel::can_factor() const { return m() <= largest_factor; }

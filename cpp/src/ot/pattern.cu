@@ -139,7 +139,9 @@ __global__ void __launch_bounds__(threads) scale_kernel(const double* coefficien
     if (k < count) t[k] *= coefficient[k];
 }
 
-Grid gathers(int64_t count) { return {block_count(ceil_div(count * lanes_a_vector, threads), "sinkhorn: sparse product"), threads}; }
+Grid gathers(int64_t count) {
+    return {block_count(ceil_div(count * lanes_a_vector, threads), "sinkhorn: sparse product"), threads};
+}
 
 // ---- sizes --------------------------------------------------------------------------------------------------------------
 
@@ -209,8 +211,8 @@ void order_by_columns(DevicePattern& pattern, Scratch& scratch) {
     const Grid grid{dim3(static_cast<unsigned>(bundles)), 32};
     launch("sinkhorn: columns of the plan", place, grid, bundle_kernel<false>, pattern, places, nullptr, nullptr);
     launch("sinkhorn: columns of the plan", place,
-           {block_count(ceil_div(pattern.columns, threads), "sinkhorn: columns of the plan"), threads}, bundle_places_kernel, bundles,
-           pattern.columns, places, counts);
+           {block_count(ceil_div(pattern.columns, threads), "sinkhorn: columns of the plan"), threads}, bundle_places_kernel,
+           bundles, pattern.columns, places, counts);
     launch("sinkhorn: columns of the plan", place, {dim3(1), scan_threads}, scan_kernel, counts, pattern.columns, begin);
     pattern.column_begin = begin;
     launch("sinkhorn: columns of the plan", place, grid, bundle_kernel<true>, pattern, places, row, value);

@@ -152,23 +152,24 @@ CgOutcome Schur::solve(const double* rhs, double* x, double target, int most) {
 
 bool Schur::factor(std::vector<double>& s) {
     const std::int64_t m = level_.m();
+    const SchurTerms& t = terms_;
     if (plan_ == nullptr || !level_.can_factor()) return false;
     s.assign(static_cast<std::size_t>(m) * static_cast<std::size_t>(m), 0.0);
     const double weight = [&] {
         double sum = 0;
-        for (double d : terms_.d2) sum += d;
+        for (double d : t.d2) sum += d;
         return sum;
     }();
     constexpr std::int64_t stripe = 64;
-    const double scale = terms_.lump_total > 0 ? 1 / terms_.lump_total : 0;
+    const double scale = t.lump_total > 0 ? 1 / t.lump_total : 0;
     parallel_for((m + stripe - 1) / stripe, [&](std::int64_t task) {
         const std::int64_t begin = task * stripe, end = std::min(begin + stripe, m);
         for (std::int64_t j = begin; j < end; ++j) {  // upper triangle by rows = lower by columns
             double* row = s.data() + j * m;
-            const double from_q = -scale * terms_.lump_w[j] - scale * scale * terms_.lump_pp * terms_.lump_q[j], from_w = -scale * terms_.lump_q[j];
-            const double pinned = terms_.singular ? terms_.d2[j] / weight : 0;  // the null vector gets the eigenvalue of its own
-            for (std::int64_t k = j; k < m; ++k) row[k] = from_q * terms_.lump_q[k] + from_w * terms_.lump_w[k] + pinned * terms_.d2[k];
-            row[j] += terms_.d2[j] > 0 ? terms_.d2[j] : 1;
+            const double from_q = -scale * t.lump_w[j] - scale * scale * t.lump_pp * t.lump_q[j], from_w = -scale * t.lump_q[j];
+            const double pinned = t.singular ? t.d2[j] / weight : 0;  // the null vector gets the eigenvalue of its own
+            for (std::int64_t k = j; k < m; ++k) row[k] = from_q * t.lump_q[k] + from_w * t.lump_w[k] + pinned * t.d2[k];
+            row[j] += t.d2[j] > 0 ? t.d2[j] : 1;
         }
         std::int64_t i = 0;
         for (const SparsePlan::Piece& piece : plan_->pieces) {
@@ -180,7 +181,7 @@ bool Schur::factor(std::vector<double>& s) {
                 std::int64_t p = std::lower_bound(index + first, index + last, begin) - index;
                 for (; p < last && index[p] < end; ++p) {
                     double* row = s.data() + index[p] * m;
-                    const double c = -part.value[p] * terms_.d1_inverse[i];
+                    const double c = -part.value[p] * t.d1_inverse[i];
                     for (std::int64_t q = p; q < last; ++q) row[index[q]] += c * part.value[q];
                 }
                 first = last;

@@ -82,7 +82,9 @@ __global__ void __launch_bounds__(threads) direction_kernel(const DeviceSchur s,
     const bool stopped_before = !start && now->stopped != 0;
     const bool stepped = !start && !stopped_before && total(shares->curvature, room) > 0;
     const bool stopped = stopped_before || (!start && !stepped) || !(residual > target) || !(rz > 0);
-    if (blockIdx.x == 0 && threadIdx.x == 0) *next = {rz, residual, start ? 0 : now->steps + (stepped ? 1 : 0), stopped ? 1.0 : 0.0};
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        *next = {rz, residual, start ? 0 : now->steps + (stepped ? 1 : 0), stopped ? 1.0 : 0.0};
+    }
     const double beta = start || stopped ? 0 : rz / now->rz;
     double qp = 0, wp = 0;
     for (int64_t j = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x; j < s.columns; j += int64_t{threads} * gridDim.x) {
