@@ -75,7 +75,7 @@ struct CudaTransportTable {
     TransportSolution (*solve)(const CudaTransport& given, const TransportOptions& options, CudaPlace place);
     // The solution's error, cost and marginals anew from its f and g.
     void (*measure)(const CudaTransport& given, TransportSolution& solution, CudaPlace place);
-    // Who gets it deletes it. `given` outlives it, and its problem. narrow: sweeps of a float32 cost may be float32's.
+    // Who gets it deletes it. narrow: sweeps of a float32 cost may be float32's.
     CudaLevel* (*make_level)(const CudaTransport& given, bool narrow, CudaPlace place);
     // out (n×m, contiguous, float64 or float32) ← the plan with the marginals of the problem: Altschuler et al.
     CudaRounding (*rounded)(const CudaTransport& given, Potentials at, void* out, DType type, CudaPlace place);

@@ -16,30 +16,37 @@ namespace {
 class Passes final : public CudaLevel {
 public:
     Passes(const CudaTransport& given, bool narrow, CudaPlace place)
-        : given_(given), rho_a_(given.problem->rho_a), rho_b_(given.problem->rho_b), scratch_(place), place_(place) {
+        : rho_a_(given.problem->rho_a), rho_b_(given.problem->rho_b), place_(place) {
         const DeviceGuard guard(place.device);
+        scratch_ = std::make_unique<Scratch>(place);
         const TransportProblem& p = *given.problem;
         n_ = p.n;
         m_ = p.m;
-        cost_ = cost_of(given, scratch_);
-        room_ = pass_room(cost_, narrow || cost_.type == DType::float64, scratch_);
+        cost_ = cost_of(given, *scratch_);
+        room_ = pass_room(cost_, narrow || cost_.type == DType::float64, *scratch_);
         double mass = 0;
         for (const double a : p.a) mass += a;
         std::vector<double> logs;
         for (const double b : p.b) logs.push_back(b > 0 ? std::log(b) : minus_infinite);
         const double least = lost_share(room_.narrow) * mass;
-        balance_ = {0, 0, 0, upload(p.a, scratch_), upload(p.b, scratch_), upload(logs, scratch_), upload(&least, 1, scratch_)};
+        balance_ = {0, 0, 0, upload(p.a, *scratch_), upload(p.b, *scratch_), upload(logs, *scratch_), upload(&least, 1, *scratch_)};
         // in this order, so that a sweep is one copy each way: ψ u | u next columns
-        psi_ = scratch_.take_array<double>(2 * n_ + 3 * m_ + numbers);
+        psi_ = scratch_->take_array<double>(2 * n_ + 3 * m_ + numbers);
         u_ = psi_ + m_;
         next_ = u_ + n_;
         sums_.columns = next_ + m_;
         sums_.row_sum = sums_.columns + m_;
         numbers_ = sums_.row_sum + n_;
-        rows_ = scratch_.take_array<double>(n_);
-        weights_ = scratch_.take_array<double>(n_);
-        left_ = scratch_.take_array<double>(m_);
-        right_ = scratch_.take_array<double>(m_);
+        rows_ = scratch_->take_array<double>(n_);
+        weights_ = scratch_->take_array<double>(n_);
+        left_ = scratch_->take_array<double>(m_);
+        right_ = scratch_->take_array<double>(m_);
+    }
+
+    ~Passes() override {
+        const DeviceGuard guard(place_.device);
+        pattern_scratch_.reset();
+        scratch_.reset();
     }
 
     CostFacts range() override {
@@ -182,11 +189,9 @@ private:
         }
     }
 
-    CudaTransport given_;
     double rho_a_, rho_b_;
-    Scratch scratch_;
     CudaPlace place_;
-    std::unique_ptr<Scratch> pattern_scratch_;
+    std::unique_ptr<Scratch> scratch_, pattern_scratch_;
     int64_t n_ = 0, m_ = 0;
     DeviceCost cost_;
     DeviceBalance balance_{};
