@@ -23,9 +23,13 @@ set(RAPHSON_CUDA_SOURCES
   src/newton_schulz/passes.cu
   src/newton_schulz/resident.cu
   src/ot/device_transport.cu
+  src/ot/gradient.cu
   src/ot/iterate.cu
+  src/ot/level.cu
   src/ot/passes.cu
+  src/ot/pattern.cu
   src/ot/resident.cu
+  src/ot/schur.cu
   src/sketch/classes.cu
   src/sketch/columns.cu
   src/sketch/device_rows.cu

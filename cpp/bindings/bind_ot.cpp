@@ -76,11 +76,7 @@ public:
     py::tuple sparse(const Doubles& f, const Doubles& g, double most_dropped) {
         SparseResult result;
         run_released(work(), [&] { result = plan_sparse(problem_, {f.data(), g.data()}, most_dropped); });
-        py::array_t<std::int64_t> ends(static_cast<py::ssize_t>(result.row_end.size()));
-        std::copy(result.row_end.begin(), result.row_end.end(), ends.mutable_data());
-        py::array_t<std::int32_t> index(static_cast<py::ssize_t>(result.index.size()));
-        std::copy(result.index.begin(), result.index.end(), index.mutable_data());
-        return py::make_tuple(ends, index, array(result.value), result.dropped);
+        return as_tuple(result);
     }
     py::tuple hessian(const Doubles& f, const Doubles& g, const Doubles& p, const Doubles& q) {
         Doubles alpha(static_cast<py::ssize_t>(problem_.n)), beta(static_cast<py::ssize_t>(problem_.m));
@@ -205,6 +201,14 @@ py::dict as_dict(const TransportSolution& s) {
     for (const TransportRecord& r : s.history) history.append(py::make_tuple(to_string(r.stage), r.error, r.reg, r.seconds));
     d["history"] = history;
     return d;
+}
+
+py::tuple as_tuple(const SparseResult& result) {
+    py::array_t<std::int64_t> ends(static_cast<py::ssize_t>(result.row_end.size()));
+    std::copy(result.row_end.begin(), result.row_end.end(), ends.mutable_data());
+    py::array_t<std::int32_t> index(static_cast<py::ssize_t>(result.index.size()));
+    std::copy(result.index.begin(), result.index.end(), index.mutable_data());
+    return py::make_tuple(ends, index, array(result.value), result.dropped);
 }
 
 bool call(const py::object& callback, const TransportRecord& record, int iteration) {

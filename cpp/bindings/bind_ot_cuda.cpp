@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,8 +28,8 @@ constexpr unsigned types = float64_float32_cuda;
 class PyCudaTransport {
 public:
     PyCudaTransport(std::string function, const Doubles& a, const Doubles& b, py::object cost, const py::object& points,
-                    double reg, double rho_a, double rho_b, double mass_tolerance, bool check_finite)
-        : function_(std::move(function)), array_(std::move(cost)) {
+                    double reg, double rho_a, double rho_b, double mass_tolerance, bool check_finite, std::int64_t part)
+        : function_(std::move(function)), array_(std::move(cost)), part_(part) {
         if (!points.is_none()) {
             const auto given = py::cast<py::tuple>(points);
             x_ = py::cast<Doubles>(given[0]);
@@ -37,7 +38,7 @@ public:
             scale_ = py::cast<double>(given[3]);
         } else {
             const Tensor there(array_, {function_.c_str(), "cost"}, types);
-            std::copy_n(there.shape(), 2, shape_);
+            std::copy_n(there.shape() + there.ndim() - 2, 2, shape_);
         }
         const On on(*this);
         const std::int64_t n = x_ ? x_->shape(0) : shape_[0], m = x_ ? y_->shape(0) : shape_[1];
@@ -48,10 +49,11 @@ public:
         });
     }
 
-    py::dict solve(double tol, int max_iter, const std::optional<Doubles>& f, const std::optional<Doubles>& g,
+    py::dict solve(int method, double tol, int max_iter, const std::optional<Doubles>& f, const std::optional<Doubles>& g,
                    const py::object& callback) {
         const On on(*this);
         TransportOptions options;
+        options.method = static_cast<TransportMethod>(method);
         options.tol = tol;
         options.max_iter = max_iter;
         if (f) options.f = f->data();
@@ -68,8 +70,7 @@ public:
     // P in the cost's dtype.
     py::object plan(const Doubles& f, const Doubles& g) {
         const On on(*this);
-        const std::int64_t shape[] = {made_.problem.n, made_.problem.m};
-        NewArray fresh(on.array, on.array.dtype(), 2, shape);
+        NewArray fresh = like_cost(on);
         {
             const py::gil_scoped_release released;
             on.table.transport->plan(on.given, f.data(), g.data(), fresh.batch().data, on.array.dtype(), on.place);
@@ -92,6 +93,82 @@ public:
             const py::gil_scoped_release released;
             on.table.transport->times(on.given, f.data(), g.data(), transposed, from, to, on.place);
         }
+        return fresh.finish();
+    }
+
+    py::tuple sparse(const Doubles& f, const Doubles& g, double most_dropped) {
+        const On on(*this);
+        SparseResult result;
+        run_released(long_work,
+                     [&] { result = on.table.transport->sparse(on.given, {f.data(), g.data()}, most_dropped, on.place); });
+        return as_tuple(result);
+    }
+
+    // The plan, or None; the mass that scaling left to be added; the forbidden pair that would have to take some.
+    py::tuple rounded(const Doubles& f, const Doubles& g) {
+        const On on(*this);
+        NewArray fresh = like_cost(on);
+        CudaRounding found;
+        run_released(long_work, [&] {
+            found = on.table.transport->rounded(on.given, {f.data(), g.data()}, fresh.batch().data, on.array.dtype(), on.place);
+        });
+        py::object plan = fresh.finish();
+        return py::make_tuple(found.forbidden ? py::object(py::none()) : plan, found.missing, found.row, found.column);
+    }
+
+    // (W∘P)1 and (W∘P)ᵀ1 with W = cost_weight·C + plan_bar, an array beside the cost or None.
+    py::tuple weighted_sums(const Doubles& f, const Doubles& g, double cost_weight, const py::object& plan_bar) {
+        const On on(*this);
+        const PlanBar bar(plan_bar, on);
+        CudaTransportGradient gradient;
+        gradient.cost_weight = cost_weight;
+        gradient.plan_bar = bar.view;
+        Doubles rows(static_cast<py::ssize_t>(made_.problem.n)), columns(static_cast<py::ssize_t>(made_.problem.m));
+        double *const to_rows = rows.mutable_data(), *const to_columns = columns.mutable_data();
+        run_released(long_work, [&] {
+            if (bar.view.data != nullptr) {
+                const CudaCostFacts facts = on.table.transport->scan(bar.view, on.place);
+                if (facts.bad || facts.facts.forbids) throw std::invalid_argument("vjp: plan_bar has NaN or Inf");
+            }
+            on.table.transport->weighted_sums(on.given, {f.data(), g.data()}, gradient, to_rows, to_columns, on.place);
+        });
+        return py::make_tuple(rows, columns);
+    }
+
+    py::tuple hessian(const Doubles& f, const Doubles& g, const Doubles& p, const Doubles& q) {
+        const On on(*this);
+        Doubles alpha(static_cast<py::ssize_t>(made_.problem.n)), beta(static_cast<py::ssize_t>(made_.problem.m));
+        double *to_alpha = alpha.mutable_data(), *to_beta = beta.mutable_data(), residual = 0;
+        run_released(long_work, [&] {
+            residual = solve_hessian(made_, on.table, on.given, {f.data(), g.data()}, p.data(), q.data(), to_alpha, to_beta,
+                                     on.place);
+        });
+        return py::make_tuple(alpha, beta, residual);
+    }
+
+    // ∂L/∂C = P ∘ (direct + (α⊕β − W)/reg), without the second term where α and β are None: an array like the cost, or, of
+    // points, (∂L/∂x, ∂L/∂y) of the host.
+    py::object gradient(const Doubles& f, const Doubles& g, double cost_weight, double direct, const py::object& plan_bar,
+                        const std::optional<Doubles>& alpha, const std::optional<Doubles>& beta) {
+        const On on(*this);
+        const PlanBar bar(plan_bar, on);
+        CudaTransportGradient terms;
+        terms.cost_weight = cost_weight;
+        terms.direct = direct;
+        terms.plan_bar = bar.view;
+        if (alpha) terms.alpha = alpha->data();
+        if (beta) terms.beta = beta->data();
+        if (x_) {
+            Doubles x({x_->shape(0), x_->shape(1)}), y({y_->shape(0), y_->shape(1)});
+            double *const to_x = x.mutable_data(), *const to_y = y.mutable_data();
+            run_released(long_work,
+                         [&] { on.table.transport->point_gradient(on.given, {f.data(), g.data()}, terms, to_x, to_y, on.place); });
+            return py::make_tuple(x, y);
+        }
+        NewArray fresh = like_cost(on);
+        run_released(long_work, [&] {
+            on.table.transport->cost_gradient(on.given, {f.data(), g.data()}, terms, fresh.batch().data, on.array.dtype(), on.place);
+        });
         return fresh.finish();
     }
 
@@ -135,11 +212,17 @@ private:
                 given.dim = self.x_->shape(1);
                 return;
             }
-            if (array.ndim() != 2 || array.shape()[0] != self.shape_[0] || array.shape()[1] != self.shape_[1]) {
+            const int batch = self.part_ < 0 ? 0 : 1;
+            if (array.ndim() != 2 + batch || !std::equal(self.shape_, self.shape_ + 2, array.shape() + batch) ||
+                (batch > 0 && self.part_ >= array.shape()[0])) {
                 throw py::value_error(self.function_ + ": cost has another shape than when the problem was read: " + array.shape_text());
             }
             array.hold();
-            given.cost = view(array);
+            given.cost = {array.data(),         array.dtype(),           array.shape()[batch], array.shape()[batch + 1],
+                          array.strides()[batch], array.strides()[batch + 1]};
+            if (batch > 0) {
+                given.cost.data = static_cast<char*>(array.data()) + self.part_ * array.strides()[0] * itemsize(array.dtype());
+            }
         }
 
         Tensor array;
@@ -148,8 +231,27 @@ private:
         CudaTransport given{};
     };
 
+    // An n×m array beside the cost.
+    struct PlanBar {
+        PlanBar(const py::object& given, const On& on) {
+            if (given.is_none()) return;
+            array.emplace(given, Where{"vjp", "plan_bar"}, types);
+            require_real(*array);
+            require_same(on.array, *array, false);
+            array->hold();
+            view = bindings::view(*array);
+        }
+        std::optional<Tensor> array;
+        CudaView view{};
+    };
+    NewArray like_cost(const On& on) const {
+        const std::int64_t shape[] = {made_.problem.n, made_.problem.m};
+        return NewArray(on.array, on.array.dtype(), 2, shape);
+    }
+
     std::string function_;
     py::object array_;  // the cost, or the cloud's x, for its place and framework
+    std::int64_t part_;  // of a batch of costs, or -1
     std::int64_t shape_[2] = {0, 0};
     std::optional<Doubles> x_, y_;
     Metric metric_ = Metric::sqeuclidean;
@@ -162,10 +264,15 @@ private:
 void bind_ot_cuda(py::module_& m) {
     py::class_<PyCudaTransport>(m, "CudaTransport")
         .def(py::init<std::string, const Doubles&, const Doubles&, py::object, const py::object&, double, double, double, double,
-                      bool>())
+                      bool, std::int64_t>())
         .def("solve", &PyCudaTransport::solve)
         .def("plan", &PyCudaTransport::plan)
         .def("apply", &PyCudaTransport::apply)
+        .def("sparse", &PyCudaTransport::sparse)
+        .def("rounded", &PyCudaTransport::rounded)
+        .def("weighted_sums", &PyCudaTransport::weighted_sums)
+        .def("hessian", &PyCudaTransport::hessian)
+        .def("gradient", &PyCudaTransport::gradient)
         .def("map", &PyCudaTransport::map)
         .def("weights", &PyCudaTransport::weights)
         .def("span", &PyCudaTransport::span);

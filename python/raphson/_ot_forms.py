@@ -9,18 +9,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from raphson import _core
+from raphson._point_cloud import host
 from raphson._transport import TransportResult, _back
+
+
+def _numbers(value: Any, like: Any) -> npt.NDArray[Any]:
+    """A result's array or number in NumPy, also from a CUDA device."""
+    if like is not None and _core._is_cuda(like):
+        return host(value, "sinkhorn_batch", "result")
+    return np.asarray(value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BatchTransportResult:
-    """Results of :func:`raphson.ot.sinkhorn_batch`: ``result[k]`` is the k-th, attributes are arrays over the batch."""
+    """Results of :func:`raphson.ot.sinkhorn_batch`: ``result[k]`` is the k-th, attributes are arrays over the batch.
+
+    Of CUDA arrays they are put together on the host, plans too.
+    """
 
     results: tuple[TransportResult, ...]
     _like: Any = field(default=None, repr=False)
 
     def _stack(self, name: str) -> Any:
-        values = [np.asarray(getattr(r, name)) for r in self.results]
+        values = [_numbers(getattr(r, name), self._like) for r in self.results]
         return _back(np.stack(values) if values else np.empty(0), self._like)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -94,13 +94,14 @@ class Problem:
         finite = self.cost[np.isfinite(self.cost)]
         return float(np.abs(finite).max()) if finite.size else 0.0
 
-    def need_cpu(self, what: str) -> None:
-        """RuntimeError where the cost lies on a device that has no kernels for it."""
-
     def solve(
         self, method: int, tol: float, most: int, start: tuple[Any, Any], hook: Callable[..., bool] | None
     ) -> dict[str, Any]:
         return self.core().solve(method, tol, most, *start, hook)
+
+    @staticmethod
+    def solve_batch(problems: Sequence[Problem], method: int, tol: float, most: int) -> list[dict[str, Any]]:
+        return _core.Transport.solve_batch([problem.core() for problem in problems], method, tol, most)
 
     def dense(self, f: Doubles, g: Doubles, like: Any) -> Any:
         return _back(self.core().rows(f, g, 0, self.shape[0]), like, self.dtype)
@@ -127,6 +128,36 @@ class Problem:
             rows = np.exp(rows - rows.max(axis=1, keepdims=True))
             out[begin : begin + step] = rows @ y / rows.sum(axis=1, keepdims=True)
         return out
+
+    def rounded(self, f: Doubles, g: Doubles, like: Any) -> tuple[Any, float, tuple[int, int] | None]:
+        """The rounded plan, what scaling left to be added, and the forbidden pair that would have to take some."""
+        a, b = self.core().weights(False), self.core().weights(True)
+        plan = self.core().rows(f, g, 0, len(a))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            plan *= np.where(plan.sum(axis=1) > a, a / plan.sum(axis=1), 1.0)[:, None]
+            plan *= np.where(plan.sum(axis=0) > b, b / plan.sum(axis=0), 1.0)[None, :]
+        left, right = np.maximum(a - plan.sum(axis=1), 0), np.maximum(b - plan.sum(axis=0), 0)
+        missing = float(left.sum())
+        if missing > 0 and right.sum() > 0:
+            if not isinstance(self.cost, PointCloud):
+                forbidden = np.isinf(self.cost) & (left > 0)[:, None] & (right > 0)[None, :]
+                if forbidden.any():
+                    i, j = np.argwhere(forbidden)[0]
+                    return None, missing, (i, j)
+            plan += np.outer(left, right / right.sum())
+        return _back(plan, like, self.dtype), missing, None
+
+    def plan_weights(self, cost_weight: float, plan_bar: Any) -> Any:
+        """What :func:`raphson._transport_vjp.vjp` asks of W = cost_weight·C + plan_bar: see ``PlanWeights`` there."""
+        from raphson._transport_vjp import PlanWeights
+
+        return PlanWeights(self, cost_weight, plan_bar)
+
+    def blocks(self) -> list[tuple[int, int]]:
+        """Rows of the plan that exist at a time: begin, end."""
+        n, m = self.shape
+        step = max(1, ROWS_AT_A_TIME // max(m, 1))
+        return [(k, min(k + step, n)) for k in range(0, n, step)]
 
     def cost_rows(self, begin: int, end: int) -> Matrix:
         return self.cost.rows(begin, end) if isinstance(self.cost, PointCloud) else self.cost[begin:end]
@@ -174,9 +205,8 @@ class TransportResult:
     Notes
     -----
     ``plan``, ``apply``, ``map``, ``sparse_plan``, ``rounded_plan`` and ``vjp`` read the cost when they are called: it
-    must not be modified meanwhile. ``detach()`` drops it. Of a CUDA cost there are ``plan``, ``apply`` (an exponential
-    an entry for every vector) and ``map`` (which returns by way of the host); ``sparse_plan``, ``rounded_plan`` and
-    ``vjp`` raise RuntimeError.
+    must not be modified meanwhile. ``detach()`` drops it. Of a CUDA cost all of them run on its device; ``apply`` takes
+    an exponential an entry for every vector, ``map`` returns by way of the host, and ``sparse_plan`` has host arrays.
     """
 
     f: Any
@@ -252,15 +282,6 @@ class TransportResult:
             raise ValueError(f"TransportResult.{what}: the cost was dropped by detach()")
         return self._problem
 
-    def _rows(self, begin: int, end: int) -> Doubles:
-        rows: Doubles = self._need("plan").core().rows(self._f, self._g, begin, end)
-        return rows
-
-    def _blocks(self) -> list[tuple[int, int]]:
-        n, m = self._need("plan").shape
-        step = max(1, ROWS_AT_A_TIME // max(m, 1))
-        return [(k, min(k + step, n)) for k in range(0, n, step)]
-
     @property
     def plan(self) -> Any:
         """P, dense (n, m), in the cost's dtype, built on first use. MemoryError above 4 GiB: see :meth:`dense`."""
@@ -317,7 +338,7 @@ class TransportResult:
         """The largest entries of P as a SciPy CSR array; what is left out weighs at most ``max_dropped_mass``.
 
         Entries are dropped by their size in powers of two, the smallest first. ``.dropped_mass`` of the result is
-        what was.
+        what was (of a CUDA cost, whose entries are found on its device, up to 4e-9 of it more).
         """
         from scipy.sparse import csr_array
 
@@ -325,7 +346,6 @@ class TransportResult:
         if not most >= 0:
             raise ValueError(f"sparse_plan: max_dropped_mass must not be negative, got {max_dropped_mass}")
         problem = self._need("sparse_plan")
-        problem.need_cpu("sparse_plan")
         ends, index, values, dropped = problem.core().sparse(self._f, self._g, most)
         plan = csr_array((values, index, np.concatenate([[0], ends])), shape=problem.shape)
         plan.dropped_mass = dropped
@@ -341,29 +361,18 @@ class TransportResult:
         marginals.
         """
         problem = self._need("rounded_plan")
-        problem.need_cpu("rounded_plan")
         if not all(math.isinf(rho) for rho in problem.rho):
             raise ValueError("rounded_plan: only balanced plans have marginals to be rounded to")
-        a, b = problem.core().weights(False), problem.core().weights(True)
-        if 8 * a.size * b.size > DENSE_LIMIT:
+        n, m = problem.shape
+        if 8 * n * m > DENSE_LIMIT:
             self.dense()  # says what it would take
-        plan = self._rows(0, len(a))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            plan *= np.where(plan.sum(axis=1) > a, a / plan.sum(axis=1), 1.0)[:, None]
-            plan *= np.where(plan.sum(axis=0) > b, b / plan.sum(axis=0), 1.0)[None, :]
-        left, right = np.maximum(a - plan.sum(axis=1), 0), np.maximum(b - plan.sum(axis=0), 0)
-        missing = left.sum()
-        if missing > 0 and right.sum() > 0:
-            if not isinstance(problem.cost, PointCloud):
-                forbidden = np.isinf(problem.cost) & (left > 0)[:, None] & (right > 0)[None, :]
-                if forbidden.any():
-                    i, j = np.argwhere(forbidden)[0]
-                    raise ValueError(
-                        f"rounded_plan: the missing mass {missing:.3g} would have to use forbidden pairs, such as"
-                        f" ({i}, {j}); solve to a smaller tol"
-                    )
-            plan += np.outer(left, right / right.sum())
-        return _back(plan, self._like, problem.dtype)
+        plan, missing, pair = problem.rounded(self._f, self._g, self._like)
+        if pair is not None:
+            raise ValueError(
+                f"rounded_plan: the missing mass {missing:.3g} would have to use forbidden pairs, such as"
+                f" ({pair[0]}, {pair[1]}); solve to a smaller tol"
+            )
+        return plan
 
     def detach(self) -> TransportResult:
         """The same result without the cost: small, and safe when the cost changes."""
@@ -374,8 +383,6 @@ class TransportResult:
         """Gradients of a scalar L through this solution: :func:`raphson._transport_vjp.vjp` has the details."""
         from raphson._transport_vjp import vjp
 
-        if self._problem is not None:
-            self._problem.need_cpu("vjp")
         return vjp(self, plan_bar, cost_bar, objective_bar)
 
     # ---- as an object --------------------------------------------------------------------------------------
@@ -399,3 +406,28 @@ def _back(value: Any, like: Any, dtype: str = "float64") -> Any:
     if like is None:
         return value.astype(dtype, copy=False) if isinstance(value, np.ndarray) else value
     return _core._like(like, np.asarray(value, dtype=dtype))
+
+
+def start_of(init: Any, problem: Problem, function: str) -> tuple[Any, Any]:
+    """f and g to start from, None where there are none."""
+    if init is None:
+        return None, None
+    if isinstance(init, TransportResult):
+        pair: Any = (init._f, init._g)
+    else:
+        if not isinstance(init, (tuple, list)) or len(init) != 2:
+            raise TypeError(f"{function}: init must be (f, g) or a TransportResult, got {type(init).__name__}")
+        pair = init
+    values: list[Any] = []
+    for name, given, size in (("f", pair[0], problem.shape[0]), ("g", pair[1], problem.shape[1])):
+        if given is None:
+            values.append(None)
+            continue
+        view = host(given, function, f"init {name}")
+        if view.shape != (size,):
+            raise ValueError(f"{function}: init {name} must have shape ({size},), got {view.shape}")
+        value = np.ascontiguousarray(view, dtype=np.float64)
+        if np.isnan(value).any() or (value == math.inf).any():
+            raise ValueError(f"{function}: init {name} has NaN or Inf")
+        values.append(value)
+    return values[0], values[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from raphson import _core
 from raphson._point_cloud import PointCloud
-from raphson._transport import Doubles, Matrix, Problem, require_vectors
+from raphson._transport import Doubles, Matrix, Problem, _back, require_vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +21,7 @@ class CudaProblem(Problem):
     """
 
     cost: Any
+    part: int = -1  # of a batch of costs, which ``cost`` is then
 
     def core(self) -> Any:
         made: _core.CudaTransport | None = self.__dict__.get("_made")
@@ -36,6 +37,7 @@ class CudaProblem(Problem):
                 *self.rho,
                 self.mass_tolerance,
                 self.check_finite,
+                self.part,
             )
             object.__setattr__(self, "_made", made)
         return made
@@ -49,17 +51,17 @@ class CudaProblem(Problem):
         largest: float = self.core().span()
         return largest
 
-    def need_cpu(self, what: str) -> None:
-        raise RuntimeError(
-            f"TransportResult.{what}: the cost is a CUDA array, but this method has no CUDA kernels yet; use plan or"
-            " apply(), or solve on the CPU"
-        )
-
     def solve(
         self, method: int, tol: float, most: int, start: tuple[Any, Any], hook: Callable[..., bool] | None
     ) -> dict[str, Any]:
-        found: dict[str, Any] = self.core().solve(tol, most, *start, hook)
+        found: dict[str, Any] = self.core().solve(method, tol, most, *start, hook)
         return found
+
+    @staticmethod
+    def solve_batch(problems: Sequence[Problem], method: int, tol: float, most: int) -> list[dict[str, Any]]:
+        for problem in problems:  # what is wrong with any is said before any is solved
+            problem.core()
+        return [problem.solve(method, tol, most, (None, None), None) for problem in problems]
 
     def dense(self, f: Doubles, g: Doubles, like: Any) -> Any:
         return self.core().plan(f, g)
@@ -71,3 +73,29 @@ class CudaProblem(Problem):
     def map(self, g: Doubles, points: Matrix) -> Doubles:
         mapped: Doubles = self.core().map(g, np.ascontiguousarray(points, dtype=np.float64))
         return mapped
+
+    def rounded(self, f: Doubles, g: Doubles, like: Any) -> tuple[Any, float, tuple[int, int] | None]:
+        plan, missing, i, j = self.core().rounded(f, g)
+        return plan, missing, (i, j) if plan is None else None
+
+    def plan_weights(self, cost_weight: float, plan_bar: Any) -> CudaPlanWeights:
+        return CudaPlanWeights(self.core(), cost_weight, plan_bar)
+
+
+class CudaPlanWeights:
+    """As :class:`raphson._transport_vjp.PlanWeights`."""
+
+    def __init__(self, core: _core.CudaTransport, cost_weight: float, plan_bar: Any) -> None:
+        self._core, self._cost_weight, self._plan_bar = core, cost_weight, plan_bar
+
+    def sums(self, f: Doubles, g: Doubles) -> tuple[Doubles, Doubles]:
+        return self._core.weighted_sums(f, g, self._cost_weight, self._plan_bar)
+
+    def gradient(
+        self, f: Doubles, g: Doubles, direct: float, adjoints: tuple[Doubles, Doubles] | None, like: Any
+    ) -> dict[str, Any]:
+        found = self._core.gradient(f, g, self._cost_weight, direct, self._plan_bar, *(adjoints or (None, None)))
+        if not isinstance(found, tuple):
+            return {"cost": found}
+        dtype = _core._describe(like, "vjp", "x")[1]
+        return {name: _back(value, like, dtype) for name, value in zip("xy", found, strict=True)}

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raphson import _core
-from raphson._point_cloud import PointCloud
+from raphson._point_cloud import PointCloud, host
 from raphson._transport import _back
 
 if TYPE_CHECKING:
-    from raphson._transport import Doubles, Matrix, TransportResult
+    from raphson._transport import Doubles, Problem, TransportResult
 
-__all__ = ["vjp"]
+__all__ = ["PlanWeights", "vjp"]
 
 
 def _number(value: Any, name: str) -> float:
@@ -36,10 +36,66 @@ def _number(value: Any, name: str) -> float:
     return number
 
 
-def _masked(cost: Matrix) -> Doubles:
-    """Forbidden pairs carry no mass: their cost counts as 0."""
-    values: Doubles = np.where(np.isinf(cost), 0.0, cost)
-    return values
+class PlanWeights:
+    """W = cost_weight·C + plan_bar of a problem in NumPy, in blocks of rows; what follows from it and the plan."""
+
+    def __init__(self, problem: Problem, cost_weight: float, plan_bar: Any) -> None:
+        self._problem, self._cost_weight = problem, cost_weight
+        self._plan_bar = None if plan_bar is None else _core._as_numpy(plan_bar, "vjp", "plan_bar")
+        if self._plan_bar is not None and not np.isfinite(self._plan_bar).all():
+            raise ValueError("vjp: plan_bar has NaN or Inf")
+
+    def _rows(self, begin: int, end: int) -> Doubles:
+        cost = self._problem.cost_rows(begin, end)
+        rows: Doubles = self._cost_weight * np.where(np.isinf(cost), 0.0, cost)  # forbidden pairs carry no mass
+        return rows if self._plan_bar is None else rows + self._plan_bar[begin:end]
+
+    def sums(self, f: Doubles, g: Doubles) -> tuple[Doubles, Doubles]:
+        """(W∘P)1 and (W∘P)ᵀ1."""
+        problem = self._problem
+        right, below = (np.zeros(size) for size in problem.shape)
+        for begin, end in problem.blocks():
+            product = self._rows(begin, end) * problem.core().rows(f, g, begin, end)
+            right[begin:end] = product.sum(axis=1)
+            below += product.sum(axis=0)
+        return right, below
+
+    def gradient(
+        self, f: Doubles, g: Doubles, direct: float, adjoints: tuple[Doubles, Doubles] | None, like: Any
+    ) -> dict[str, Any]:
+        """``"cost"``, or ``"x"`` and ``"y"``: ∂L/∂C = P∘(direct + (α⊕β − W)/reg), without α and β P·direct."""
+        problem = self._problem
+        cloud = problem.cost if isinstance(problem.cost, PointCloud) else None
+        found: dict[str, Doubles] = {}
+        if cloud is None:
+            found["cost"] = np.empty(problem.shape)
+        else:
+            x, y = cloud._read("x").astype(np.float64), cloud._read("y").astype(np.float64)
+            found["x"], found["y"] = np.zeros_like(x), np.zeros_like(y)
+        for begin, end in problem.blocks():
+            plan = problem.core().rows(f, g, begin, end)
+            block = direct * plan
+            if adjoints is not None:
+                alpha, beta = adjoints
+                block += plan * (alpha[begin:end, None] + beta[None, :] - self._rows(begin, end)) / problem.reg
+            if cloud is None:
+                found["cost"][begin:end] = block
+                continue
+            for k in range(cloud.dim):
+                difference = np.subtract.outer(x[begin:end, k], y[:, k])
+                if cloud.metric == "sqeuclidean":
+                    slope = 2 * cloud.scale * difference
+                elif cloud.metric == "cityblock":
+                    slope = cloud.scale * np.sign(difference)
+                else:
+                    distance = cloud.rows(begin, end) / cloud.scale
+                    slope = cloud.scale * np.divide(
+                        difference, distance, out=np.zeros_like(distance), where=distance > 0
+                    )
+                pull = block * slope
+                found["x"][begin:end, k] += pull.sum(axis=1)
+                found["y"][:, k] -= pull.sum(axis=0)
+        return {name: _back(value, like, problem.dtype) for name, value in found.items()}
 
 
 def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: Any) -> dict[str, Any]:
@@ -60,36 +116,31 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
     Notes
     -----
     Two passes over the plan in blocks of rows, and for ``plan_bar`` and ``cost_bar`` one linear system by
-    preconditioned conjugate gradients (to 1e-14 of its right-hand side, or as far as they get).
+    preconditioned conjugate gradients (to 1e-14 of its right-hand side, or as far as they get). Of a CUDA cost passes
+    and system are the device's, without blocks of rows; n + m numbers, and gradients of points, come by way of the
+    host.
     """
     problem = result._need("vjp")
     core, f, g, reg = problem.core(), result._f, result._g, result.reg
     n, m = problem.shape
     cost_weight, objective_weight = _number(cost_bar, "cost_bar"), _number(objective_bar, "objective_bar")
-    weights = None
     if plan_bar is not None:
-        weights = _core._as_numpy(plan_bar, "vjp", "plan_bar")
-        if weights.shape != (n, m):
-            raise ValueError(f"vjp: plan_bar must have shape {(n, m)}, got {weights.shape}")
-        if not np.isfinite(weights).all():
-            raise ValueError("vjp: plan_bar has NaN or Inf")
-    implicit = weights is not None or cost_weight != 0
+        shape = _core._describe(plan_bar, "vjp", "plan_bar")[0]
+        if shape != (n, m):
+            raise ValueError(f"vjp: plan_bar must have shape {(n, m)}, got {shape}")
+    implicit = plan_bar is not None or cost_weight != 0
     a, b = core.weights(False), core.weights(True)
-
-    def w_rows(begin: int, end: int) -> Doubles:
-        rows = cost_weight * _masked(problem.cost_rows(begin, end))
-        return rows if weights is None else rows + weights[begin:end]
-
-    alpha, beta = np.zeros(n), np.zeros(m)
+    weights = problem.plan_weights(cost_weight, plan_bar)
+    alpha, beta, adjoints = np.zeros(n), np.zeros(m), None
     if implicit:
-        right, below = np.zeros(n), np.zeros(m)
-        for begin, end in result._blocks():
-            product = w_rows(begin, end) * result._rows(begin, end)
-            right[begin:end] = product.sum(axis=1)
-            below += product.sum(axis=0)
+        right, below = weights.sums(f, g)
         alpha, beta, _ = core.hessian(f, g, right, below)
+        adjoints = alpha, beta
 
-    rows, columns = np.asarray(result.row_marginal), np.asarray(result.column_marginal)
+    rows, columns = (
+        host(result.row_marginal, "vjp", "row_marginal"),
+        host(result.column_marginal, "vjp", "column_marginal"),
+    )
     gradient = {}
     for name, weight, other, potential, marginal, adjoint, rho in (
         ("a", a, b, f, rows, alpha, problem.rho[0]),
@@ -103,36 +154,6 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
         out[used] = (1 + kappa) * target * adjoint[used]
         direct = potential[used] if kappa == 0 else -rho * np.expm1(-potential[used] / rho)
         out[used] += objective_weight * (direct + reg * (other.sum() - ratio))
-        gradient[name] = out
-
-    cloud = problem.cost if isinstance(problem.cost, PointCloud) else None
-    if cloud is None:
-        cost_gradient = np.empty((n, m))
-    else:
-        x, y = cloud._read("x").astype(np.float64), cloud._read("y").astype(np.float64)
-        x_gradient, y_gradient = np.zeros_like(x), np.zeros_like(y)
-    for begin, end in result._blocks():
-        plan = result._rows(begin, end)
-        block = (cost_weight + objective_weight) * plan
-        if implicit:
-            block += plan * (alpha[begin:end, None] + beta[None, :] - w_rows(begin, end)) / reg
-        if cloud is None:
-            cost_gradient[begin:end] = block
-            continue
-        for k in range(cloud.dim):
-            difference = np.subtract.outer(x[begin:end, k], y[:, k])
-            if cloud.metric == "sqeuclidean":
-                slope = 2 * cloud.scale * difference
-            elif cloud.metric == "cityblock":
-                slope = cloud.scale * np.sign(difference)
-            else:
-                distance = cloud.rows(begin, end) / cloud.scale
-                slope = cloud.scale * np.divide(difference, distance, out=np.zeros_like(distance), where=distance > 0)
-            pull = block * slope
-            x_gradient[begin:end, k] += pull.sum(axis=1)
-            y_gradient[:, k] -= pull.sum(axis=0)
-    if cloud is None:
-        gradient["cost"] = cost_gradient
-    else:
-        gradient["x"], gradient["y"] = x_gradient, y_gradient
-    return {name: _back(value, result._like, problem.dtype) for name, value in gradient.items()}
+        gradient[name] = _back(out, result._like, problem.dtype)
+    gradient.update(weights.gradient(f, g, cost_weight + objective_weight, adjoints, result._like))
+    return gradient

@@ -13,7 +13,7 @@ from raphson import _core
 from raphson._ot_forms import BatchTransportResult, DivergenceResult
 from raphson._point_cloud import PointCloud, host
 from raphson._results import warn_not_converged
-from raphson._transport import MASS_TOLERANCE, Problem, TransportResult, _back, relaxations, weights_of
+from raphson._transport import MASS_TOLERANCE, Problem, TransportResult, _back, relaxations, start_of, weights_of
 from raphson._transport_cuda import CudaProblem
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 METHODS = ("auto", "sinkhorn", "sns", "ssns")
-CUDA_METHODS = METHODS[:2]  # one and the same there
 DEFAULT_TOL = {"float64": 1e-9, "float32": 1e-5}
 DEFAULT_ITERATIONS = 10000
 
@@ -71,9 +70,20 @@ def _iterations(max_iter: Any, function: str) -> int:
 
 
 def _read(
-    a: Any, b: Any, cost: Any, reg: Any, unbalanced: Any, check_finite: bool | None, function: str
+    a: Any,
+    b: Any,
+    cost: Any,
+    reg: Any,
+    unbalanced: Any,
+    check_finite: bool | None,
+    function: str,
+    *,
+    part: int | None = None,
 ) -> tuple[Problem, str, Any]:
-    """The problem, the dtype of its data, and the array whose framework results take (None: NumPy)."""
+    """The problem, the dtype of its data, and the array whose framework results take (None: NumPy).
+
+    ``part``: one of a batch, whose weights have been read; which of the costs, or -1 where there is one.
+    """
     like: Any = cost.x if isinstance(cost, PointCloud) else cost
     on_device = _core._is_cuda(like)
     rows: Any = cost
@@ -82,6 +92,7 @@ def _read(
         shape, dtype = cost.shape, cost.dtype
     elif on_device:
         shape, dtype = _core._describe(cost, function, "cost")
+        shape = shape[1:] if part is not None and part >= 0 else shape
     else:
         view = _core._as_numpy(cost, function, "cost")
         shape, dtype = view.shape, view.dtype.name
@@ -90,12 +101,12 @@ def _read(
         raise ValueError(f"{function}: cost must have shape (n, m), got {shape}")
     n, m = shape
     for name, given in (("a", a), ("b", b)):
-        if given is not None:
+        if given is not None and part is None:
             _core._require_same(like, given, function, "cost", name)
     weights_a, dtype_a = weights_of(a, n, function, "a")
     weights_b, dtype_b = weights_of(b, m, function, "b")
     narrow = "float32" in (dtype, dtype_a, dtype_b)
-    problem = (CudaProblem if on_device else Problem)(
+    arguments = (
         weights_a,
         weights_b,
         rows,
@@ -105,34 +116,11 @@ def _read(
         function,
         bool(check_finite) if on_device else check_finite is not False,
     )
+    problem = CudaProblem(*arguments, -1 if part is None else part) if on_device else Problem(*arguments)
     return problem, "float32" if narrow else "float64", None if _core._is_numpy(like) else like
 
 
-def _start(init: Any, problem: Problem, function: str) -> tuple[Any, Any]:
-    if init is None:
-        return None, None
-    if isinstance(init, TransportResult):
-        pair: Any = (init._f, init._g)
-    else:
-        if not isinstance(init, (tuple, list)) or len(init) != 2:
-            raise TypeError(f"{function}: init must be (f, g) or a TransportResult, got {type(init).__name__}")
-        pair = init
-    values: list[Any] = []
-    for name, given, size in (("f", pair[0], problem.shape[0]), ("g", pair[1], problem.shape[1])):
-        if given is None:
-            values.append(None)
-            continue
-        view = host(given, function, f"init {name}")
-        if view.shape != (size,):
-            raise ValueError(f"{function}: init {name} must have shape ({size},), got {view.shape}")
-        value = np.ascontiguousarray(view, dtype=np.float64)
-        if np.isnan(value).any() or (value == math.inf).any():
-            raise ValueError(f"{function}: init {name} has NaN or Inf")
-        values.append(value)
-    return values[0], values[1]
-
-
-def hint(status: str, reg: float, span: float, *, on_device: bool = False) -> str:
+def hint(status: str, reg: float, span: float) -> str:
     """What to try, one sentence."""
     if status == "precision_floor":
         return f"This is what float64 reaches with reg {reg:.3g} beside costs up to {span:.3g}; ask for a larger tol."
@@ -142,8 +130,7 @@ def hint(status: str, reg: float, span: float, *, on_device: bool = False) -> st
         return "A number left the finite range; check_finite=True says whether the cost has NaN or -Inf, and where."
     if status == "stalled":
         return "Try method='sinkhorn' from this result (init=), or a larger reg."
-    other = "" if on_device else "method='auto', "
-    return f"Try {other}a larger max_iter, or init= from a solve with larger reg."
+    return "Try method='auto', a larger max_iter, or init= from a solve with larger reg."
 
 
 def sinkhorn(
@@ -179,8 +166,9 @@ def sinkhorn(
         kernel domain) while the measured contraction makes them the cheaper way, else Newton steps of the semi-dual by
         preconditioned conjugate gradients or a Cholesky factor, on the large entries of the plan or on all of it.
         ``sinkhorn``: sweeps only. ``sns``: 20 sweeps, then Newton steps on the 16·max(n, m) largest entries with Armijo
-        backtracking. ``ssns``: entries chosen by the error, shifted Hessian, acceptance by predicted decrease. CUDA
-        arrays have sweeps only, with continuation in reg, as ``auto`` and as ``sinkhorn``.
+        backtracking. ``ssns``: entries chosen by the error, shifted Hessian, acceptance by predicted decrease. On CUDA
+        the same drivers choose among passes of the device, without its kernel domain and without factors (what they
+        take a pass to cost there is a guess, not yet measured); ``sinkhorn`` has continuation in reg too.
     tol : float, optional
         Bound on ‖P1 − a‖₁ + ‖Pᵀ1 − b‖₁ (with ``unbalanced`` the L1 optimality residual); None: 1e-9, and 1e-5 where
         float32 data is involved. Below what float64 reaches (about 2e-16·max|C|/reg) the status is ``precision_floor``.
@@ -192,8 +180,8 @@ def sinkhorn(
         ρ of the relaxed marginals (POT's ``reg_m`` with ``reg_type="kl"``; OTT's tau is ρ/(ρ + reg)). Inf: held
         exactly.
     callback : callable, optional
-        ``callback(state)`` after every sweep with a :class:`TransportState`; True stops (status ``stopped``). On CUDA
-        after every look at the error, at most eight sweeps apart.
+        ``callback(state)`` after every sweep with a :class:`TransportState`; True stops (status ``stopped``). With
+        ``sinkhorn`` on CUDA after every look at the error, at most eight sweeps apart.
     progress : bool
         A tqdm bar of the decades of the error, if tqdm is installed.
     check_finite : bool, optional
@@ -212,7 +200,7 @@ def sinkhorn(
     TypeError
         Integer or complex data, arrays of different frameworks.
     RuntimeError
-        A CUDA array that cannot be served here, or a method that CUDA has not.
+        A CUDA array that cannot be served here.
 
     Warns
     -----
@@ -226,8 +214,11 @@ def sinkhorn(
     it, the large entries of the plan (at most a fifth, 12 bytes each).
 
     A CUDA cost is read where it lies and on the caller's stream (once copied where its rows are not contiguous); f, g,
-    plan and products come back on its device. Weights and potentials, n + m numbers, pass through the host, and the
-    call returns when it has the certificate. Where ``+inf`` forbids pairs the cost visits the host once, which finds
+    plan and products come back on its device. Weights and potentials, n + m numbers, pass through the host (with
+    ``sinkhorn`` at the ends, else with every sweep), and the call returns when it has the certificate. A Newton step
+    reads the cost twice more, for the plan's large entries, 24 bytes each, and looks at its conjugate gradients every 8
+    to 32 steps. A float32 cost is swept in float32 by ``auto`` where the tolerance is at least 5e-6 of the mass, by
+    ``sinkhorn`` always. Where ``+inf`` forbids pairs the cost visits the host once, which finds
     the parts that they fall into.
 
     Sources: Cuturi 2013; Tang, Shavlovsky, Rahmanian et al., Sinkhorn-Newton-Sparse (arXiv 2401.12253); Tang and Qiu,
@@ -238,12 +229,7 @@ def sinkhorn(
     function = "sinkhorn"
     problem, dtype, like = _read(a, b, cost, reg, unbalanced, check_finite, function)
     number, level, most = _method(method, function), _tolerance(tol, dtype, function), _iterations(max_iter, function)
-    if isinstance(problem, CudaProblem) and method not in CUDA_METHODS:
-        raise RuntimeError(
-            f"{function}: cost is a CUDA array, but method {method!r} has no CUDA kernels yet;"
-            f" one of {', '.join(CUDA_METHODS)}, or copy the cost to the CPU first"
-        )
-    f, g = _start(init, problem, function)
+    f, g = start_of(init, problem, function)
     if callback is not None and not callable(callback):
         raise TypeError(f"{function}: callback must be callable, got {type(callback).__name__}")
     problem.core()  # checks the rest, before anything shows on the screen
@@ -256,7 +242,7 @@ def sinkhorn(
             result.status,
             found["marginal_error"],
             level,
-            hint(result.status, problem.reg, problem.span(), on_device=isinstance(problem, CudaProblem)),
+            hint(result.status, problem.reg, problem.span()),
         )
     return result
 
@@ -310,7 +296,7 @@ def sinkhorn_batch(
     unbalanced: Any = None,
     check_finite: bool | None = None,
 ) -> BatchTransportResult:
-    """Many transport problems of one size, one a thread.
+    """Many transport problems of one size, one a thread; on a CUDA device one after the other.
 
     Parameters
     ----------
@@ -334,21 +320,21 @@ def sinkhorn_batch(
     views: dict[str, Any] = {}
     sizes: dict[str, int] = {}
     like = cost.x if isinstance(cost, PointCloud) else cost
-    _core._as_numpy(like, function, "cost")  # on a CUDA device there is one problem at a time
+    on_device = _core._is_cuda(like)
     for name, given, rank in (("a", a, 1), ("b", b, 1), ("cost", cost, 2)):
         if given is None or isinstance(given, PointCloud):
             views[name] = given
             continue
         if name != "cost":
             _core._require_same(like, given, function, "cost", name)
-        view = _core._as_numpy(given, function, name)
-        if view.ndim not in (rank, rank + 1):
-            raise ValueError(
-                f"{function}: {name} must have {rank} axes, or one more for the batch, got shape {view.shape}"
-            )
-        views[name] = np.ascontiguousarray(view)
-        if view.ndim == rank + 1:
-            sizes[name] = view.shape[0]
+        # a cost on a device is read there, and its parts with it
+        stays = on_device and name == "cost"
+        views[name] = given if stays else np.ascontiguousarray(host(given, function, name))
+        shape = _core._describe(given, function, name)[0]
+        if len(shape) not in (rank, rank + 1):
+            raise ValueError(f"{function}: {name} must have {rank} axes, or one more for the batch, got shape {shape}")
+        if len(shape) == rank + 1:
+            sizes[name] = shape[0]
     if not sizes:
         raise ValueError(f"{function}: one of a, b and cost must have a batch axis; sinkhorn solves a single problem")
     if len(set(sizes.values())) > 1:
@@ -356,16 +342,26 @@ def sinkhorn_batch(
     count = next(iter(sizes.values()))
 
     def part(name: str, k: int) -> Any:
-        return views[name][k] if name in sizes else views[name]
+        return views[name][k] if name in sizes and not (on_device and name == "cost") else views[name]
 
     read = [
-        _read(part("a", k), part("b", k), part("cost", k), reg, unbalanced, check_finite, function)
+        _read(
+            part("a", k),
+            part("b", k),
+            part("cost", k),
+            reg,
+            unbalanced,
+            check_finite,
+            function,
+            part=k if "cost" in sizes else -1,
+        )
         for k in range(count)
     ]
     dtype = read[0][1] if read else "float64"
     number, level, most = _method(method, function), _tolerance(tol, dtype, function), _iterations(max_iter, function)
     framework = None if _core._is_numpy(like) else like
-    found = _core.Transport.solve_batch([problem.core() for problem, _, _ in read], number, level, most)
+    problems = [problem for problem, _, _ in read]
+    found = (CudaProblem if on_device else Problem).solve_batch(problems, number, level, most)
     results = [
         TransportResult._from_core(problem, one, level, framework)
         for (problem, _, _), one in zip(read, found, strict=True)

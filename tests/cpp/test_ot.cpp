@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "ot/level.h"
+#include "ot/host_level.h"
 #include "ot/problem.h"
 #include "ot/schur.h"
 #include "raphson/ot.h"
@@ -44,7 +44,7 @@ TEST_CASE("ot: the Newton system of the large entries, with the others lumped") 
         rows.dense = {DType::float64, given.cost.data(), 30, 23, 30};
         const TransportProblem problem =
             make_problem("test", rows, scan_cost("test", rows, true), given.a, given.b, 0.05, rho, rho, 1e-9);
-        Level level(problem);
+        HostLevel level(problem);
         SparsePlan plan;
         level.reserve(plan, 23 * 30);
         plan.threshold = 2e-3;  // most entries are dropped

@@ -60,6 +60,7 @@ struct DenseEntries {
 
 template <Metric metric>
 struct PointEntries {
+    static constexpr Metric kind = metric;
     const double *x, *y;
     int64_t dim;
     double scale;

@@ -50,6 +50,8 @@ struct PassRoom {
     double* row_parts = nullptr;      // a number a row
     int* lost = nullptr;              // [0]: how many; then which
 };
+// How many parts rows are cut into where a thread takes a column: enough blocks for the device, not too many vectors.
+int64_t row_parts(const DeviceCost& cost, int device);
 // `resident` false: two reads of the cost a sweep, in float64; also the choice for rows that do not fit on the chip.
 PassRoom pass_room(const DeviceCost& cost, bool resident, Scratch& scratch);
 

@@ -1,8 +1,11 @@
 #include "ot/device_solve.h"
 
+#include <memory>
 #include <utility>
 
+#include "ot/device_level.h"
 #include "ot/problem.h"
+#include "ot/run.h"
 
 namespace raphson {
 namespace {
@@ -62,31 +65,69 @@ DeviceProblem make_device_problem(const std::string& function, const CudaTable& 
     return result;
 }
 
+namespace {
+
+// Sweeps of a float32 cost in float32 leave an error of about 5e-7 of the mass; and values, which the methods by name compare,
+// tell less than that.
+constexpr double narrow_tolerance = 5e-6;
+
+TransportSolution solve_by_newton(const TransportProblem& given_problem, const CudaTable& table, const CudaTransport& given,
+                                  const TransportOptions& options, CudaPlace place) {
+    TransportProblem problem = given_problem;
+    double mass = 0;
+    for (const double a : problem.a) mass += a;
+    const bool narrow = options.method == TransportMethod::automatic && options.tol >= narrow_tolerance * mass;
+    std::unique_ptr<CudaLevel> passes(table.transport->make_level(given, narrow, place));
+    if (!given.is_dense()) {
+        const CostFacts facts = passes->range();
+        problem.lowest_cost = facts.lowest;
+        problem.highest_cost = facts.highest;
+    }
+    DeviceLevel level(problem, std::move(passes), given);
+    return solve_transport(level, options);
+}
+
+// Sweeps alone, and a gauge in every part of the allowed pairs, of which the device's driver knows one.
+TransportSolution solve_by_sweeps(const TransportProblem& p, const CudaTable& table, const CudaTransport& given,
+                                  const TransportOptions& options, CudaPlace place) {
+    TransportSolution solution = table.transport->solve(given, options, place);
+    if (!p.balanced() || p.components == 1 || solution.status == Status::breakdown) return solution;
+    const std::vector<double> shift = gauge_shifts(
+        p, [&](std::int64_t i) { return solution.f[i]; }, [&](std::int64_t j) { return solution.g[j]; });
+    for (std::int64_t i = 0; i < p.n; ++i) {
+        if (p.a[i] > 0) solution.f[i] += shift[p.row_part(i)];
+    }
+    for (std::int64_t j = 0; j < p.m; ++j) {
+        if (p.b[j] > 0) solution.g[j] -= shift[p.column_part(j)];
+    }
+    table.transport->measure(given, solution, place);
+    if (solution.status == Status::converged && !(solution.marginal_error <= options.tol)) {
+        solution.status = Status::precision_floor;
+    }
+    return solution;
+}
+
+}  // namespace
+
 TransportSolution solve_on_device(const DeviceProblem& on_device, const CudaTable& table, const CudaTransport& given,
                                   const TransportOptions& options, CudaPlace place) {
     const TransportProblem& p = on_device.problem;
     if (on_device.poisoned) return of_nans(p);
-    TransportSolution solution = table.transport->solve(given, options, place);
-    if (p.balanced() && p.components > 1 && solution.status != Status::breakdown) {  // the driver knows of one part
-        const std::vector<double> shift = gauge_shifts(
-            p, [&](std::int64_t i) { return solution.f[i]; }, [&](std::int64_t j) { return solution.g[j]; });
-        for (std::int64_t i = 0; i < p.n; ++i) {
-            if (p.a[i] > 0) solution.f[i] += shift[p.row_part(i)];
-        }
-        for (std::int64_t j = 0; j < p.m; ++j) {
-            if (p.b[j] > 0) solution.g[j] -= shift[p.column_part(j)];
-        }
-        table.transport->measure(given, solution, place);
-        if (solution.status == Status::converged && !(solution.marginal_error <= options.tol)) {
-            solution.status = Status::precision_floor;
-        }
-    }
-    if (solution.status != Status::max_iter || !p.forbids) return solution;
+    const bool sweeps = options.method == TransportMethod::sinkhorn;
+    TransportSolution solution = (sweeps ? solve_by_sweeps : solve_by_newton)(p, table, given, options, place);
+    const bool stuck = solution.status == Status::stalled || solution.status == Status::max_iter;
+    if (!stuck || !p.forbids) return solution;
     TransportProblem at_home = p;
     const Visit visit(table, given, place);
     at_home.cost = visit.cost();
     if (proves_infeasible(at_home, solution.f, solution.g)) solution.status = Status::infeasible;
     return solution;
+}
+
+double solve_hessian(const DeviceProblem& on_device, const CudaTable& table, const CudaTransport& given, Potentials at,
+                     const double* p, const double* q, double* alpha, double* beta, CudaPlace place) {
+    DeviceLevel level(on_device.problem, std::unique_ptr<CudaLevel>(table.transport->make_level(given, false, place)), given);
+    return solve_hessian(level, at, p, q, alpha, beta);
 }
 
 }  // namespace raphson

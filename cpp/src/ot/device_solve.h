@@ -20,7 +20,13 @@ DeviceProblem make_device_problem(const std::string& function, const CudaTable& 
                                   std::int64_t m, bool check_finite, std::vector<double> a, std::vector<double> b, double reg,
                                   double rho_a, double rho_b, double mass_tolerance, CudaPlace place);
 
+// The method `sinkhorn` runs on the device, and the host looks at its error now and then; the others are the host's drivers,
+// run.h, with every pass and every system on the device.
 TransportSolution solve_on_device(const DeviceProblem& problem, const CudaTable& table, const CudaTransport& given,
                                   const TransportOptions& options, CudaPlace place);
+
+// As solve_hessian of queries.h; the vectors are the host's.
+double solve_hessian(const DeviceProblem& problem, const CudaTable& table, const CudaTransport& given, Potentials at,
+                     const double* p, const double* q, double* alpha, double* beta, CudaPlace place);
 
 }  // namespace raphson

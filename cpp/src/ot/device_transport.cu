@@ -7,85 +7,12 @@
 #include <vector>
 
 #include "cuda/copy.h"
+#include "ot/device_numbers.h"
 #include "ot/device_passes.h"
+#include "ot/device_pattern.h"
 
 namespace raphson::cuda {
 namespace {
-
-double* upload(const double* from, int64_t count, Scratch& scratch) {
-    auto* const to = scratch.take_array<double>(count);
-    write(from, to, static_cast<std::size_t>(count) * sizeof(double), scratch.place());
-    return to;
-}
-double* upload(const std::vector<double>& from, Scratch& scratch) {
-    return upload(from.data(), static_cast<int64_t>(from.size()), scratch);
-}
-
-// Rows that lie whole are read where they are; all else is copied once.
-DeviceCost dense_cost(const CudaView& given, Scratch& scratch) {
-    DeviceCost cost;
-    cost.rows = given.rows;
-    cost.columns = given.columns;
-    cost.type = given.type;
-    cost.data = given.data;
-    cost.stride = given.rows == 1 ? given.columns : given.row_stride;
-    if ((given.column_stride == 1 || given.columns == 1) && cost.stride >= given.columns) return cost;
-    void* const copied = scratch.take(static_cast<std::size_t>(given.rows * given.columns * itemsize(given.type)));
-    copy(given, contiguous(copied, given.type, given.rows, given.columns), scratch.place());
-    cost.data = copied;
-    cost.stride = given.columns;
-    return cost;
-}
-
-DeviceCost cost_of(const CudaTransport& given, Scratch& scratch) {
-    if (given.is_dense()) return dense_cost(given.cost, scratch);
-    DeviceCost cost;
-    cost.rows = given.problem->n;
-    cost.columns = given.problem->m;
-    cost.metric = given.metric;
-    cost.scale = given.scale;
-    cost.dim = given.dim;
-    cost.x = upload(given.x, cost.rows * given.dim, scratch);
-    cost.y = upload(given.y, cost.columns * given.dim, scratch);
-    return cost;
-}
-
-// A problem and potentials on the device, in the convention of the passes.
-struct Placed {
-    DeviceCost cost;
-    DeviceBalance balance{};
-    double *u, *psi;
-
-    Placed(const CudaTransport& given, const double* f, const double* g, Scratch& scratch) : cost(cost_of(given, scratch)) {
-        const TransportProblem& p = *given.problem;
-        std::vector<double> rows(static_cast<std::size_t>(p.n), 0.0), columns, logs;
-        for (int64_t i = 0; i < p.n; ++i) {
-            if (f != nullptr && p.a[i] > 0) rows[i] = f[i] / p.reg;
-        }
-        for (int64_t j = 0; j < p.m; ++j) {
-            logs.push_back(p.b[j] > 0 ? std::log(p.b[j]) : minus_infinity);
-            columns.push_back(p.b[j] > 0 ? logs.back() + g[j] / p.reg : minus_infinity);
-        }
-        u = upload(rows, scratch);
-        psi = upload(columns, scratch);
-        const double nothing_is_lost = 0;  // only columns without any mass are taken in logarithms
-        balance = {1 / p.reg, p.reg / p.rho_a, p.reg / p.rho_b, upload(p.a, scratch), upload(p.b, scratch), upload(logs, scratch),
-                   upload(&nothing_is_lost, 1, scratch)};
-    }
-};
-
-bool has_nan(const double* x, int64_t count) {
-    return std::any_of(x, x + count, [](double value) { return std::isnan(value); });
-}
-bool no_plan(const CudaTransport& given, const double* f, const double* g) {
-    return has_nan(f, given.problem->n) || has_nan(g, given.problem->m);
-}
-
-std::vector<double> download(const double* from, int64_t count, CudaPlace place) {
-    std::vector<double> to(static_cast<std::size_t>(count));
-    read(contiguous(const_cast<double*>(from), DType::float64, count, 1), to.data(), place);
-    return to;
-}
 
 void keep_sums(const TransportProblem& p, const DeviceSums& sums, TransportSolution& solution, CudaPlace place) {
     solution.row_marginal = download(sums.row_sum, p.n, place);
@@ -224,10 +151,49 @@ void map(const CudaTransport& given, const double* g, double* out, CudaPlace pla
     read({mapped, DType::float64, p.n, given.dim, 1, p.n}, out, place);
 }
 
+SparseResult sparse(const CudaTransport& given, Potentials potentials, double most_dropped, CudaPlace place) {
+    const DeviceGuard guard(place.device);
+    Scratch scratch(place);
+    const Placed at(given, potentials.f, potentials.g, scratch);
+    auto* const masses = scratch.take_array<unsigned long long>(mass_bins);
+    masses_by_size(at.cost, at.balance, at.u, at.psi, masses, place);
+    std::vector<unsigned long long> found(mass_bins);
+    read(contiguous(masses, DType::float64, mass_bins, 1), found.data(), place);
+    SparseResult result;
+    int cut = 0;
+    for (; cut < mass_bins; ++cut) {
+        const double here = std::ldexp(static_cast<double>(found[static_cast<std::size_t>(cut)]), cut - 1023 - mass_bits);
+        if (!(result.dropped + here <= most_dropped)) break;
+        result.dropped += here;
+    }
+    const double threshold = cut == 0 ? 0 : std::ldexp(1.0, cut - 1023);
+    constexpr int64_t no_limit = std::numeric_limits<int64_t>::max();
+    const DevicePattern kept = collect(at.cost, at.balance, at.u, at.psi, threshold, no_limit, false, scratch);
+    result.row_end.resize(static_cast<std::size_t>(kept.rows));
+    result.index.resize(static_cast<std::size_t>(kept.count));
+    result.value = download(kept.by_rows, kept.count, place);
+    // copies of bits, which read() takes for numbers of that width
+    read(contiguous(const_cast<int64_t*>(kept.row_begin + 1), DType::float64, kept.rows, 1), result.row_end.data(), place);
+    read(contiguous(const_cast<std::int32_t*>(kept.column), DType::float32, kept.count, 1), result.index.data(), place);
+    return result;
+}
+
 }  // namespace
 
+// level.cu, gradient.cu
+CudaLevel* make_level(const CudaTransport& given, bool narrow, CudaPlace place);
+CudaRounding rounded(const CudaTransport& given, Potentials at, void* out, DType type, CudaPlace place);
+void weighted_sums(const CudaTransport& given, Potentials at, const CudaTransportGradient& gradient, double* rows, double* columns,
+                   CudaPlace place);
+void cost_gradient(const CudaTransport& given, Potentials at, const CudaTransportGradient& gradient, void* out, DType type,
+                   CudaPlace place);
+void point_gradient(const CudaTransport& given, Potentials at, const CudaTransportGradient& gradient, double* x, double* y,
+                    CudaPlace place);
+
 const CudaTransportTable& transport_table() {
-    static const CudaTransportTable table{scan, solve, measure_solution, plan, times, map};
+    static const CudaTransportTable table{scan,          solve,         measure_solution, make_level, rounded,
+                                          weighted_sums, cost_gradient, point_gradient,   sparse,     plan,
+                                          times,         map};
     return table;
 }
 

@@ -1,9 +1,6 @@
-// The driver of Sinkhorn's iteration on a CUDA device: what solve.cpp and level.cpp do on the CPU for the method `sinkhorn`,
+// The driver of Sinkhorn's iteration on a CUDA device: what solve.cpp and host_level.cpp do on the CPU for the method `sinkhorn`,
 // with a look at the error every few sweeps only.
-//
-// Newton's methods (sns, ssns, automatic) would branch off in Run::reach, where the fall of the error between two looks
-// tells how many more sweeps there are to come: the operator diag(…) − Pᵀ diag(…) P is plan_times and
-// plan_transposed_times, and a sweep at the new ψ measures a step as it does on the CPU.
+// The other methods are the CPU's drivers, on the host: level.cu has their passes.
 #include <algorithm>
 #include <chrono>
 #include <cmath>

@@ -1,7 +1,7 @@
-// The problem at one regularisation: potentials, and the sweeps that move and measure them.
+// The problem at one regularisation: potentials, and the sweeps that move and measure them. Vectors are the host's. Who passes
+// over the cost, and where it lies, is left to HostLevel (host_level.h) and DeviceLevel (device_level.h).
 #pragma once
 
-#include <functional>
 #include <vector>
 
 #include "common/large_memory.h"
@@ -9,7 +9,7 @@
 
 namespace raphson {
 
-// Large entries of the plan by rows, one piece a block of rows.
+// Large entries of the plan by rows, one piece a block of rows. What lies on a device has no pieces here.
 struct SparsePlan {
     struct Piece {
         LargeMemory index, value;
@@ -21,9 +21,33 @@ struct SparsePlan {
     double threshold = 0;
 };
 
+// S = D₂ − TᵀD₁⁻¹T by its parts; schur.h says what is lumped. Column vectors are padded.
+struct SchurTerms {
+    bool singular = false;
+    std::vector<double> d1_inverse, d2, jacobi;   // 1/D₁, 0 for rows without weight; the inverse of S's diagonal
+    std::vector<double> lump_q, lump_w;           // of a plan of large entries: q and T_ΩᵀD₁⁻¹p
+    double lump_total = 0, lump_pp = 0;           // σ and pᵀD₁⁻¹p
+};
+
+struct CgOutcome {
+    int iterations = 0;
+    double residual = 0;  // ‖rhs − S x‖₁ by the recurrence
+};
+
+// What things cost, in nanoseconds: constants, not measurements, so that a run takes the same path every time.
+struct PassCosts {
+    double sweep, collecting, kernel, product;  // an entry of the cost; the second also collects large entries
+    double sparse, vector;                      // an entry of them in a product with S; a column in it
+    double factor_flop;
+    double sweep_start, step_start, product_start;  // of a sweep, of a Newton step, of a product, whatever the size
+};
+
 class Level {
 public:
     explicit Level(const TransportProblem& problem);
+    virtual ~Level() = default;
+    Level(const Level&) = delete;
+    Level& operator=(const Level&) = delete;
 
     const TransportProblem& problem() const { return problem_; }
     std::int64_t n() const { return problem_.n; }
@@ -39,7 +63,7 @@ public:
     const std::vector<double>& log_b() const { return log_b_; }
     // Of the plan after the last sweep.
     std::vector<double> columns;  // its column sums (padded)
-    std::vector<double> row_sum;  // before the rows were updated: row i had the mass aᵢ·row_sumᵢ
+    std::vector<double> row_sum;  // of a measured plan: row i has the mass aᵢ·row_sumᵢ
     double error() const { return error_; }  // L1 optimality residual; the rows' part is 0 after an update
     double target_column(std::int64_t j) const;  // what column j is to weigh: b, or b·exp(−κv)
     double target_row(std::int64_t i) const;
@@ -47,61 +71,51 @@ public:
     // The semi-dual, minimised: −Σ a·u − Σ b·v for exact marginals, κ → 0 of Σ a(e^(−κu) − 1)/κ + …
     double semi_dual() const;
 
+    virtual PassCosts costs() const = 0;
     // Rows to their optimum, then the columns of the new plan. `sparse`: collects entries ≥ sparse->threshold too.
     // `keep`: stores the plan's rows over a as kernel.
-    void sweep(SparsePlan* sparse = nullptr, bool keep = false);
+    virtual void sweep(SparsePlan* sparse = nullptr, bool keep = false) = 0;
     // Sums of the plan as it is, potentials untouched; cost: ⟨P, C⟩.
-    void measure(double* cost = nullptr, SparsePlan* sparse = nullptr);
+    virtual void measure(double* cost = nullptr, SparsePlan* sparse = nullptr) = 0;
     // ψ to the columns' optimum (Sinkhorn's other half), from the last sweep's column sums.
-    void update_columns();
+    virtual void update_columns() = 0;
 
     // The kernel domain: sweeps that read the kept rows instead of the cost. False: scalings left the safe range, the
     // potentials are back at the last good ones.
-    bool has_kernel() const { return kernel_ready_; }
-    bool kernel_allowed() const;
-    bool sweep_kernel();
-    void drop_kernel();
-    void refuse_kernel() {  // for good: its rounding is in the way
-        kernel_refused_ = true;
-        drop_kernel();
-    }
+    virtual bool has_kernel() const { return false; }
+    virtual bool kernel_allowed() const { return false; }
+    virtual bool sweep_kernel() { return false; }
+    virtual void drop_kernel() {}
+    virtual void refuse_kernel() {}  // for good: its rounding is in the way
 
-    // y = Tᵀ(coefficient ∘ (T x)), of the plan T of the last sweep, by the stored kernel or from the cost; x, y padded.
-    void normal_dense(const double* x, const double* coefficient, double* y);
-    // The same by rows or columns alone: t = T x; y = Tᵀz.
-    void product_rows(const double* x, double* t);
-    void product_columns(const double* z, double* y);
-    void normal_sparse(const SparsePlan& plan, const double* x, const double* coefficient, double* y, double* t = nullptr);
+    // By rows or columns: t = T x; y = Tᵀz, of the plan T of the last sweep.
+    virtual void product_rows(const double* x, double* t) = 0;
+    virtual void product_columns(const double* z, double* y) = 0;
+    // y = Tᵀ(coefficient ∘ (T x)), T by its large entries or, plan null, by the stored kernel or from the cost; x, y padded.
+    virtual void normal(const SparsePlan* plan, const double* x, const double* coefficient, double* y) = 0;
 
-    // Calls work(rows as a cost, first row, block) for tiles of rows; blocks run in parallel, tiles of a block in order.
-    using TileWork = std::function<void(const CostBlock& tile, std::int64_t first, std::int64_t block)>;
-    void each_tile(const TileWork& work);
     // Makes room for about `capacity` entries, none of it touched yet.
-    void reserve(SparsePlan& plan, std::int64_t capacity) const;
-    std::int64_t blocks() const { return blocks_; }
-    std::int64_t block_begin(std::int64_t block) const;
-    void add_partials(double* columns) const;  // sums of the blocks' column vectors, in their order
-    double* partial(std::int64_t block) { return partials_.data() + block * padded_; }
+    virtual void reserve(SparsePlan& plan, std::int64_t capacity) = 0;
+    // The k largest entries, and what equals the last of them.
+    virtual void keep_largest(SparsePlan& plan, std::int64_t k) = 0;
+    // Of the large entries: their row and column sums, and Σᵢ weightᵢTᵢⱼ².
+    virtual void pattern_sums(const SparsePlan& plan, const double* weight, double* rows, double* columns, double* squares) = 0;
+    virtual void pattern_columns(const SparsePlan& plan, const double* z, double* y) = 0;  // y = T_Ωᵀz
+    // Whether systems in S can be factored here, and solved where the plan lies: then Schur leaves them to `solve`.
+    virtual bool can_factor() const = 0;
+    virtual bool solves() const { return false; }
+    virtual CgOutcome solve(const SchurTerms& system, const SparsePlan* plan, const double* rhs, double* x, double target,
+                            int most);
 
-private:
-    void run_log(bool update, bool keep, double* cost, SparsePlan* sparse);
-    void linear_log(const double* x, const double* coefficient, double* t, double* y);
-    void linear_kernel(const double* x, const double* coefficient, double* t, double* y);
-    CostBlock kernel_rows(std::int64_t block) const;
+protected:
     void find_error(bool rows_too);
-    void lost_columns(std::vector<double>& log_columns);
 
     const TransportProblem& problem_;
-    std::int64_t padded_, blocks_, block_rows_;
+    std::int64_t padded_;
     double reg_, kappa_a_, kappa_b_, exponent_a_, exponent_b_;
     double error_ = 0;
     bool rows_exact_ = true;
-    bool kernel_refused_ = false;
-    std::vector<double> log_b_, partials_, cost_parts_;
-    LargeMemory kernel_;
-    std::int64_t kernel_stride_ = 0;
-    bool kernel_ready_ = false;
-    std::vector<double> kernel_u_, kernel_psi_, log_scale_, multiplier_, coefficient_, offset_;
+    std::vector<double> log_b_;
 };
 
 }  // namespace raphson

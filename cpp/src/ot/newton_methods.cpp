@@ -3,7 +3,6 @@
 // sums on the diagonal, and lump what the pattern drops (schur.h), which keeps it connected.
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
 #include "ot/run.h"
 
@@ -13,35 +12,6 @@ namespace {
 constexpr int sns_warm_up = 20, sns_per_row = 16, ssns_warm_up = 1;
 constexpr double sns_cg_tolerance = 1e-8, ssns_cg_tolerance = 1e-8;
 constexpr int most_cg = 5000;
-
-// The k largest entries, in place.
-void keep_largest(SparsePlan& plan, std::int64_t k) {
-    if (plan.count <= k) return;
-    std::vector<double> all;
-    all.reserve(static_cast<std::size_t>(plan.count));
-    for (const SparsePlan::Piece& piece : plan.pieces) {
-        const double* value = static_cast<const double*>(piece.value.get());
-        all.insert(all.end(), value, value + piece.count);
-    }
-    std::nth_element(all.begin(), all.begin() + (k - 1), all.end(), std::greater<double>());
-    const double least = all[static_cast<std::size_t>(k - 1)];
-    plan.count = 0;
-    for (SparsePlan::Piece& piece : plan.pieces) {
-        auto* value = static_cast<double*>(piece.value.get());
-        auto* index = static_cast<std::int32_t*>(piece.index.get());
-        std::int64_t to = 0, from = 0;
-        for (std::int64_t& end : piece.row_end) {
-            for (; from < end; ++from) {
-                if (value[from] < least) continue;
-                value[to] = value[from];
-                index[to++] = index[from];
-            }
-            end = to;
-        }
-        piece.count = to;
-        plan.count += to;
-    }
-}
 
 }  // namespace
 
@@ -83,7 +53,7 @@ void Run::sns() {
         plan_.threshold = 1e-6 * mass / static_cast<double>(size);
         level_.reserve(plan_, plan_capacity());
         level_.sweep(&plan_);
-        if (plan_.count >= 0) keep_largest(plan_, sns_per_row * size);
+        if (plan_.count >= 0) level_.keep_largest(plan_, sns_per_row * size);
         const std::vector<double> start = level_.psi;
         const double slope = direction(d, 0, sns_cg_tolerance * level_.error());
         const double value = level_.semi_dual(), error = level_.error();

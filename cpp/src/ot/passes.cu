@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "ot/device_entry.h"
+#include "ot/device_entries.h"
 #include "ot/device_passes.h"
 
 namespace raphson::cuda {
@@ -8,16 +8,6 @@ namespace {
 
 constexpr int threads = 256;
 constexpr double far_off_low = 1e-100, far_off_high = 1e100;
-
-// The potentials of one pass, and what the exponentials are taken of.
-struct At {
-    const double *u, *psi;
-    double inverse_reg;
-
-    __device__ double entry(double row, double column, double cost) const {
-        return exp2_flushed((row + column) * log2_e + cost * (-inverse_reg * log2_e));
-    }
-};
 
 // ---- rows: each of rows_at_once by the whole block -----------------------------------------------------------------------
 
@@ -265,33 +255,6 @@ Grid row_grid(const DeviceCost& cost, const char* name) {
     return {block_count(ceil_div(cost.rows, rows_at_once), name), across};
 }
 
-template <class F>
-void for_entries(const DeviceCost& cost, F&& f) {
-    if (cost.is_dense()) {
-        if (cost.type == DType::float32) return f(DenseEntries<float>{static_cast<const float*>(cost.data), cost.stride});
-        return f(DenseEntries<double>{static_cast<const double*>(cost.data), cost.stride});
-    }
-    const auto points = [&](auto entries) {
-        entries.x = cost.x;
-        entries.y = cost.y;
-        entries.dim = cost.dim;
-        entries.scale = cost.scale;
-        f(entries);
-    };
-    switch (cost.metric) {
-        case Metric::sqeuclidean: return points(PointEntries<Metric::sqeuclidean>{});
-        case Metric::euclidean: return points(PointEntries<Metric::euclidean>{});
-        case Metric::cityblock: return points(PointEntries<Metric::cityblock>{});
-    }
-}
-
-// How many parts the rows are cut into for column_sums_kernel: enough blocks for the device, not too many vectors.
-int64_t row_parts(const DeviceCost& cost, int device) {
-    constexpr int64_t blocks_a_processor = 8, fewest_rows = 16, most_parts = 1024;
-    const int64_t wanted = ceil_div(blocks_a_processor * traits(device).processors, ceil_div(cost.columns, threads));
-    return std::clamp<int64_t>(std::min(wanted, ceil_div(cost.rows, fewest_rows)), 1, most_parts);
-}
-
 int64_t column_blocks(int64_t columns) { return ceil_div(columns, columns_a_block); }
 
 // The columns' sums over `slots` vectors of the room and, where psi_next is not null, ψ's optimum.
@@ -319,6 +282,12 @@ void partial_columns(const Entries& entries, const DeviceCost& cost, const At& a
 }
 
 }  // namespace
+
+int64_t row_parts(const DeviceCost& cost, int device) {
+    constexpr int64_t blocks_a_processor = 8, fewest_rows = 16, most_parts = 1024;
+    const int64_t wanted = ceil_div(blocks_a_processor * traits(device).processors, ceil_div(cost.columns, threads));
+    return std::clamp<int64_t>(std::min(wanted, ceil_div(cost.rows, fewest_rows)), 1, most_parts);
+}
 
 PassRoom pass_room(const DeviceCost& cost, bool resident, Scratch& scratch) {
     constexpr int64_t padding = 32;

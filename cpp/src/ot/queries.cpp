@@ -5,7 +5,7 @@
 
 #include "common/threads.h"
 #include "common/workspace.h"
-#include "ot/level.h"
+#include "ot/host_level.h"
 #include "ot/schur.h"
 #include "table.h"
 
@@ -22,7 +22,7 @@ void place(Level& level, Potentials at) {
 
 // Calls work(i, row of the plan, block) for every row, blocks in parallel, the rows of a block in order.
 template <class Work>
-void each_row(Level& level, Work&& work) {
+void each_row(HostLevel& level, Work&& work) {
     const TransportProblem& p = level.problem();
     level.each_tile([&](const CostBlock& tile, std::int64_t first, std::int64_t block) {
         Workspace scratch;
@@ -68,13 +68,13 @@ void plan_rows(const TransportProblem& problem, Potentials at, std::int64_t begi
         part.cost.points.x += begin * part.cost.points.dim;
         part.cost.points.rows = part.n;
     }
-    Level level(part);
+    HostLevel level(part);
     place(level, {at.f + begin, at.g});
     each_row(level, [&](std::int64_t i, const double* row, std::int64_t) { std::copy(row, row + part.m, out + i * part.m); });
 }
 
 void plan_apply(const TransportProblem& problem, Potentials at, bool transposed, const double* v, std::int64_t k, double* out) {
-    Level level(problem);
+    HostLevel level(problem);
     place(level, at);
     const std::int64_t n = problem.n, m = problem.m;
     if (!transposed) {
@@ -110,7 +110,7 @@ void plan_apply(const TransportProblem& problem, Potentials at, bool transposed,
 }
 
 SparseResult plan_sparse(const TransportProblem& problem, Potentials at, double most_dropped) {
-    Level level(problem);
+    HostLevel level(problem);
     place(level, at);
     constexpr int lowest = -1100, bins = 2200;  // mass by the exponent of the entries
     const std::int64_t blocks = level.blocks();
@@ -168,8 +168,8 @@ SparseResult plan_sparse(const TransportProblem& problem, Potentials at, double 
     return result;
 }
 
-double solve_hessian(const TransportProblem& problem, Potentials at, const double* p, const double* q, double* alpha, double* beta) {
-    Level level(problem);
+double solve_hessian(Level& level, Potentials at, const double* p, const double* q, double* alpha, double* beta) {
+    const TransportProblem& problem = level.problem();
     place(level, at);
     const std::int64_t n = problem.n, m = problem.m;
     const double entries = static_cast<double>(n) * static_cast<double>(m);
@@ -197,7 +197,7 @@ double solve_hessian(const TransportProblem& problem, Potentials at, const doubl
     }
     for (std::int64_t j = m; j < level.padded(); ++j) right[j] = 0;
     std::vector<double> factor;
-    if (sparse && m <= 2048 && static_cast<double>(plan.count) * static_cast<double>(m) > 1e6) schur.factor(factor);
+    if (sparse && level.can_factor() && static_cast<double>(plan.count) * static_cast<double>(m) > 1e6) schur.factor(factor);
     CgOutcome outcome = schur.solve(right.data(), x.data(), 1e-14 * scale, 3000);
     std::copy(x.begin(), x.begin() + m, beta);
     std::vector<double> row_rhs(p, p + n);
@@ -206,6 +206,11 @@ double solve_hessian(const TransportProblem& problem, Potentials at, const doubl
         if (!(problem.a[i] > 0)) alpha[i] = 0;
     }
     return scale > 0 ? outcome.residual / scale : 0;
+}
+
+double solve_hessian(const TransportProblem& problem, Potentials at, const double* p, const double* q, double* alpha, double* beta) {
+    HostLevel level(problem);
+    return solve_hessian(level, at, p, q, alpha, beta);
 }
 
 }  // namespace raphson

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "ot/problem.h"
+#include "ot/level.h"
 
 namespace raphson {
 
@@ -27,5 +27,6 @@ SparseResult plan_sparse(const TransportProblem& problem, Potentials at, double 
 // Solves [[diag(P1)(1 + κa), P], [Pᵀ, diag(Pᵀ1)(1 + κb)]] (α, β) = (p, q) in the sense of least squares when singular.
 // Returns the L1 residual over the right-hand side's, measured.
 double solve_hessian(const TransportProblem& problem, Potentials at, const double* p, const double* q, double* alpha, double* beta);
+double solve_hessian(Level& level, Potentials at, const double* p, const double* q, double* alpha, double* beta);
 
 }  // namespace raphson

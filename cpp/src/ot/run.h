@@ -4,17 +4,19 @@
 #include <chrono>
 
 #include "ot/level.h"
-#include "ot/schur.h"
 #include "ot/problem.h"
+#include "ot/schur.h"
 #include "raphson/ot.h"
 
 namespace raphson {
 
 TransportSolution solve_transport(const TransportProblem& problem, const TransportOptions& options);
+// The same with a level's passes, wherever its cost lies; what no coupling can reach counts as stalled or out of sweeps.
+TransportSolution solve_transport(Level& level, const TransportOptions& options);
 
 class Run {
 public:
-    Run(const TransportProblem& problem, const TransportOptions& options);
+    Run(Level& level, const TransportOptions& options);
 
     void automatic();
     void sinkhorn();
@@ -30,7 +32,6 @@ private:
     bool newton_step(double goal, bool dense);
     bool advance(bool want_plan, double goal);  // one sweep at the potentials there are
     double newton_cost(double error, double goal, double rate) const;
-    double dense_entry() const;  // nanoseconds an entry of a product with the whole plan
     bool give_up();              // after a sweep without progress: true when the run is over
     std::int64_t plan_capacity() const;
     void gauge();
@@ -44,7 +45,7 @@ private:
 
     const TransportProblem& problem_;
     const TransportOptions& options_;
-    Level level_;
+    Level& level_;
     SparsePlan plan_;
     std::vector<double> factor_;
     bool plan_fits_ = true, plan_ready_ = false;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "common/threads.h"
+#include "ot/host_level.h"
 #include "table.h"
 
 namespace raphson {
@@ -28,105 +29,81 @@ double l1(const std::vector<double>& x) {
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-SparseRows rows_of(const SparsePlan::Piece& piece, std::int64_t columns) {
-    return {static_cast<const std::int32_t*>(piece.index.get()), static_cast<const double*>(piece.value.get()),
-            piece.row_end.data(), piece.rows, columns};
-}
-
 }  // namespace
 
-Schur::Schur(Level& level, const SparsePlan* plan, double shift)
-    : level_(level), plan_(plan), singular_(level.kappa_a() == 0 && level.kappa_b() == 0 && shift == 0) {
+Schur::Schur(Level& level, const SparsePlan* plan, double shift) : level_(level), plan_(plan) {
     const std::size_t rows = level.u.size(), cols = level.psi.size();
     const std::int64_t n = level.n(), m = level.m();
-    d1_inverse_.assign(rows, 0.0);
-    d2_.assign(cols, 0.0);
-    jacobi_.assign(cols, 0.0);
+    SchurTerms& t = terms_;
+    t.singular = level.kappa_a() == 0 && level.kappa_b() == 0 && shift == 0;
+    t.d1_inverse.assign(rows, 0.0);
+    t.d2.assign(cols, 0.0);
+    t.jacobi.assign(cols, 0.0);
     std::vector<double> row_mass(rows, 0.0);
     for (std::int64_t i = 0; i < n; ++i) {
         if (!(level.problem().a[i] > 0)) continue;
         row_mass[i] = level.row_mass(i);
         const double d1 = row_mass[i] + level.kappa_a() * level.target_row(i);
-        if (d1 > 0) d1_inverse_[i] = 1 / d1;
+        if (d1 > 0) t.d1_inverse[i] = 1 / d1;
     }
-    std::vector<double> diagonal(cols, 0.0);
     for (std::int64_t j = 0; j < m; ++j) {
         if (!(level.problem().b[j] > 0)) continue;
         // a column that gets next to nothing would be sent to infinity
-        d2_[j] = std::max(level.columns[j], 1e-6 * level.problem().b[j]) +
-                 level.kappa_b() * level.target_column(j) + shift;
-        diagonal[j] = d2_[j];
+        t.d2[j] = std::max(level.columns[j], 1e-6 * level.problem().b[j]) + level.kappa_b() * level.target_column(j) + shift;
+    }
+    std::vector<double> squares(cols, 0.0);
+    if (plan_ != nullptr) {
+        std::vector<double> p(rows), &q = t.lump_q;
+        q.assign(cols, 0.0);
+        t.lump_w.assign(cols, 0.0);
+        level.pattern_sums(*plan_, t.d1_inverse.data(), p.data(), q.data(), squares.data());
+        double total_p = 0, total_q = 0;
+        for (std::size_t i = 0; i < rows; ++i) {
+            p[i] = std::max(row_mass[i] - p[i], 0.0);
+            total_p += p[i];
+        }
+        for (std::int64_t j = 0; j < m; ++j) {
+            q[j] = std::max(level.columns[j] - q[j], 0.0);
+            total_q += q[j];
+        }
+        t.lump_total = std::max(total_p, total_q);
+        for (std::size_t i = 0; i < rows; ++i) {
+            t.lump_pp += p[i] * p[i] * t.d1_inverse[i];
+            p[i] *= t.d1_inverse[i];
+        }
+        if (t.lump_total > 0) level.pattern_columns(*plan_, p.data(), t.lump_w.data());
+    }
+    for (std::size_t j = 0; j < cols; ++j) {
+        if (t.d2[j] > 0) t.jacobi[j] = 1 / std::max(t.d2[j] - squares[j], 1e-14 * t.d2[j]);
     }
     r_.resize(cols);
     z_.resize(cols);
     p_.resize(cols);
     q_.resize(cols);
-    if (plan_ != nullptr) {
-        lump_p_ = row_mass;
-        lump_q_.assign(cols, 0.0);
-        for (std::int64_t j = 0; j < m; ++j) lump_q_[j] = level.columns[j];
-        lump_w_.assign(cols, 0.0);
-        double total_p = 0, total_q = 0;
-        std::int64_t row = 0;
-        for (const SparsePlan::Piece& piece : plan_->pieces) {
-            const SparseRows part = rows_of(piece, m);
-            std::int64_t k = 0;
-            for (std::int64_t i = 0; i < part.rows; ++i, ++row) {
-                double kept = 0;
-                for (; k < part.row_end[i]; ++k) {
-                    kept += part.value[k];
-                    lump_q_[part.index[k]] -= part.value[k];
-                    diagonal[part.index[k]] -= part.value[k] * part.value[k] * d1_inverse_[row];
-                }
-                lump_p_[row] = std::max(lump_p_[row] - kept, 0.0);
-                total_p += lump_p_[row];
-            }
-        }
-        for (double& q : lump_q_) {
-            q = std::max(q, 0.0);
-            total_q += q;
-        }
-        lump_total_ = std::max(total_p, total_q);
-        if (lump_total_ > 0) {
-            for (std::int64_t i = 0; i < n; ++i) lump_pp_ += lump_p_[i] * lump_p_[i] * d1_inverse_[i];
-            row = 0;
-            for (const SparsePlan::Piece& piece : plan_->pieces) {
-                const SparseRows part = rows_of(piece, m);
-                std::int64_t k = 0;
-                for (std::int64_t i = 0; i < part.rows; ++i, ++row) {
-                    const double z = lump_p_[row] * d1_inverse_[row];
-                    for (; k < part.row_end[i]; ++k) lump_w_[part.index[k]] += z * part.value[k];
-                }
-            }
-        }
-    }
-    for (std::size_t j = 0; j < cols; ++j) {
-        if (d2_[j] > 0) jacobi_[j] = 1 / std::max(diagonal[j], 1e-14 * d2_[j]);
-    }
 }
 
 void Schur::apply(const double* x, double* y) {
+    const SchurTerms& t = terms_;
+    level_.normal(plan_, x, t.d1_inverse.data(), y);
     if (plan_ == nullptr) {
-        level_.normal_dense(x, d1_inverse_.data(), y);
-        for (std::size_t j = 0; j < d2_.size(); ++j) y[j] = d2_[j] * x[j] - y[j];
+        for (std::size_t j = 0; j < t.d2.size(); ++j) y[j] = t.d2[j] * x[j] - y[j];
         return;
     }
-    level_.normal_sparse(*plan_, x, d1_inverse_.data(), y);
     double qx = 0, wx = 0;
-    if (lump_total_ > 0) {
-        for (std::size_t j = 0; j < d2_.size(); ++j) {
-            qx += lump_q_[j] * x[j];
-            wx += lump_w_[j] * x[j];
+    if (t.lump_total > 0) {
+        for (std::size_t j = 0; j < t.d2.size(); ++j) {
+            qx += t.lump_q[j] * x[j];
+            wx += t.lump_w[j] * x[j];
         }
-        qx /= lump_total_;
-        wx = (wx + lump_pp_ * qx) / lump_total_;
+        qx /= t.lump_total;
+        wx = (wx + t.lump_pp * qx) / t.lump_total;
     }
-    for (std::size_t j = 0; j < d2_.size(); ++j) y[j] = d2_[j] * x[j] - y[j] - lump_w_[j] * qx - lump_q_[j] * wx;
+    for (std::size_t j = 0; j < t.d2.size(); ++j) y[j] = t.d2[j] * x[j] - y[j] - t.lump_w[j] * qx - t.lump_q[j] * wx;
 }
 
 void Schur::precondition(const double* r, double* z) const {
     if (factor_ == nullptr) {
-        for (std::size_t j = 0; j < d2_.size(); ++j) z[j] = jacobi_[j] * r[j];
+        for (std::size_t j = 0; j < terms_.d2.size(); ++j) z[j] = terms_.jacobi[j] * r[j];
         return;
     }
     std::copy(r, r + level_.m(), z);
@@ -134,17 +111,18 @@ void Schur::precondition(const double* r, double* z) const {
 }
 
 CgOutcome Schur::solve(const double* rhs, double* x, double target, int most) {
-    const std::size_t cols = d2_.size();
+    const std::size_t cols = terms_.d2.size();
     std::fill(x, x + cols, 0.0);
     std::copy(rhs, rhs + cols, r_.begin());
-    if (singular_) {
+    if (terms_.singular) {
         double sum = 0, weight = 0;
         for (std::size_t j = 0; j < cols; ++j) {
             sum += r_[j];
-            weight += d2_[j];
+            weight += terms_.d2[j];
         }
-        for (std::size_t j = 0; j < cols; ++j) r_[j] -= d2_[j] * (sum / weight);
+        for (std::size_t j = 0; j < cols; ++j) r_[j] -= terms_.d2[j] * (sum / weight);
     }
+    if (level_.solves()) return level_.solve(terms_, plan_, r_.data(), x, target, most);
     std::fill(z_.begin(), z_.end(), 0.0);
     precondition(r_.data(), z_.data());
     p_ = z_;
@@ -174,23 +152,24 @@ CgOutcome Schur::solve(const double* rhs, double* x, double target, int most) {
 
 bool Schur::factor(std::vector<double>& s) {
     const std::int64_t m = level_.m();
-    if (plan_ == nullptr) return false;
+    const SchurTerms& t = terms_;
+    if (plan_ == nullptr || !level_.can_factor()) return false;
     s.assign(static_cast<std::size_t>(m) * static_cast<std::size_t>(m), 0.0);
     const double weight = [&] {
         double sum = 0;
-        for (double d : d2_) sum += d;
+        for (double d : t.d2) sum += d;
         return sum;
     }();
     constexpr std::int64_t stripe = 64;
-    const double scale = lump_total_ > 0 ? 1 / lump_total_ : 0;
+    const double scale = t.lump_total > 0 ? 1 / t.lump_total : 0;
     parallel_for((m + stripe - 1) / stripe, [&](std::int64_t task) {
         const std::int64_t begin = task * stripe, end = std::min(begin + stripe, m);
         for (std::int64_t j = begin; j < end; ++j) {  // upper triangle by rows = lower by columns
             double* row = s.data() + j * m;
-            const double from_q = -scale * lump_w_[j] - scale * scale * lump_pp_ * lump_q_[j], from_w = -scale * lump_q_[j];
-            const double pinned = singular_ ? d2_[j] / weight : 0;  // the null vector gets the eigenvalue of its own
-            for (std::int64_t k = j; k < m; ++k) row[k] = from_q * lump_q_[k] + from_w * lump_w_[k] + pinned * d2_[k];
-            row[j] += d2_[j] > 0 ? d2_[j] : 1;
+            const double from_q = -scale * t.lump_w[j] - scale * scale * t.lump_pp * t.lump_q[j], from_w = -scale * t.lump_q[j];
+            const double pinned = t.singular ? t.d2[j] / weight : 0;  // the null vector gets the eigenvalue of its own
+            for (std::int64_t k = j; k < m; ++k) row[k] = from_q * t.lump_q[k] + from_w * t.lump_w[k] + pinned * t.d2[k];
+            row[j] += t.d2[j] > 0 ? t.d2[j] : 1;
         }
         std::int64_t i = 0;
         for (const SparsePlan::Piece& piece : plan_->pieces) {
@@ -202,7 +181,7 @@ bool Schur::factor(std::vector<double>& s) {
                 std::int64_t p = std::lower_bound(index + first, index + last, begin) - index;
                 for (; p < last && index[p] < end; ++p) {
                     double* row = s.data() + index[p] * m;
-                    const double c = -part.value[p] * d1_inverse_[i];
+                    const double c = -part.value[p] * t.d1_inverse[i];
                     for (std::int64_t q = p; q < last; ++q) row[index[q]] += c * part.value[q];
                 }
                 first = last;
@@ -217,7 +196,7 @@ bool Schur::factor(std::vector<double>& s) {
 
 void Schur::rows_for(const double* row_rhs, const double* x, double* rows) {
     level_.product_rows(x, rows);
-    for (std::size_t i = 0; i < d1_inverse_.size(); ++i) rows[i] = d1_inverse_[i] * (row_rhs[i] - rows[i]);
+    for (std::size_t i = 0; i < terms_.d1_inverse.size(); ++i) rows[i] = terms_.d1_inverse[i] * (row_rhs[i] - rows[i]);
 }
 
 }  // namespace raphson

@@ -7,11 +7,6 @@
 
 namespace raphson {
 
-struct CgOutcome {
-    int iterations = 0;
-    double residual = 0;  // ‖rhs − S x‖₁ by the recurrence
-};
-
 // T is the plan of the level's last sweep: whole (from the kept kernel or the cost), or its large entries T_Ω, the others
 // lumped as p qᵀ/σ with p, q their row and column sums and σ their total. So row and column sums are those of T, S stays
 // positive semidefinite with exactly the null vector of T's (the constants, when both marginals are held), and parts of
@@ -21,7 +16,7 @@ public:
     // shift is added to D₂.
     Schur(Level& level, const SparsePlan* plan, double shift = 0);
 
-    const std::vector<double>& row_inverse() const { return d1_inverse_; }  // 1/D₁, 0 for rows without weight
+    const std::vector<double>& row_inverse() const { return terms_.d1_inverse; }
     void apply(const double* x, double* y);
     // x ← S⁻¹ rhs by preconditioned conjugate gradients until ‖rhs − S x‖₁ ≤ target. rhs must sum to zero when S is singular.
     CgOutcome solve(const double* rhs, double* x, double target, int most);
@@ -35,10 +30,7 @@ private:
 
     Level& level_;
     const SparsePlan* plan_;
-    bool singular_;
-    std::vector<double> d1_inverse_, d2_, jacobi_;
-    std::vector<double> lump_p_, lump_q_, lump_w_;  // p, q and T_ΩᵀD₁⁻¹p
-    double lump_total_ = 0, lump_pp_ = 0;           // σ and pᵀD₁⁻¹p
+    SchurTerms terms_;
     const std::vector<double>* factor_ = nullptr;
     std::vector<double> r_, z_, p_, q_;
 };

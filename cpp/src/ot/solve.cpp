@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "ot/host_level.h"
 #include "ot/run.h"
 
 namespace raphson {
@@ -15,22 +16,22 @@ const char* to_string(TransportStage stage) {
 
 namespace {
 
-// What things cost, in nanoseconds an entry: constants, not measurements, so that a run takes the same path every time.
-constexpr double log_entry = 0.6, kernel_entry = 0.45, sparse_entry = 2.0, vector_entry = 6.0, factor_flop = 0.05,
-                 point_entry = 0.15;
 constexpr double highest_density = 0.2;  // of a sparse plan; above, dense products are cheaper
 // The continuation: reg falls by a factor of 4 a level, of 2 near the end of a long way. Levels between are solved to
 // level_goal where the way is long: worse starts cost more later, most where plans are nearly forests (grids at 1e-5).
 constexpr double first_reg = 0.05, coarse_factor = 0.25, fine_factor = 0.5, fine_below = 2e-4, loose_goal = 1e-2,
                  level_goal = 1e-4, level_below = 2e-3, careful_goal = 1e-7, smallest_step = 0.9;
 constexpr double dropped_share = 1e-2;  // entries of the plan below this share of error/n are lumped
-constexpr std::int64_t largest_factor = 2048, most_entries = 32000000;
+constexpr std::int64_t most_entries = 32000000;
 constexpr int rescue_sweeps = 100, most_rescues = 4, level_sweeps = 30, patience = 60, patience_at_floor = 12;
+
+bool is_power_of_two(int k) { return (k & (k - 1)) == 0; }
 
 }  // namespace
 
-Run::Run(const TransportProblem& problem, const TransportOptions& options)
-    : problem_(problem), options_(options), level_(problem), goal_(0.8 * options.tol) {
+Run::Run(Level& level, const TransportOptions& options)
+    : problem_(level.problem()), options_(options), level_(level), goal_(0.8 * options.tol) {
+    const TransportProblem& problem = problem_;
     const double span = std::max(std::abs(problem.highest_cost), std::abs(problem.lowest_cost)) / problem.reg;
     double mass = 0;
     for (double a : problem.a) mass += a;
@@ -69,11 +70,6 @@ bool Run::done(TransportStage stage) {
 std::int64_t Run::plan_capacity() const {
     const double entries = static_cast<double>(level_.n()) * static_cast<double>(level_.m());
     return std::min(static_cast<std::int64_t>(highest_density * entries) + 64, most_entries);
-}
-
-double Run::dense_entry() const {
-    if (level_.kernel_allowed()) return kernel_entry;
-    return log_entry + (problem_.cost.is_dense() ? 0 : point_entry * static_cast<double>(problem_.cost.points.dim));
 }
 
 bool Run::give_up() {
@@ -139,13 +135,14 @@ bool Run::newton_step(double goal, bool dense) {
     const double forcing = std::clamp(0.3 * goal / error, std::min(0.1, std::sqrt(error) * 0.3), 0.3);
     const double target = error * forcing;
     const double nnz = dense ? 0 : static_cast<double>(plan_.count);
-    const double product = dense ? dense_entry() * static_cast<double>(level_.n()) * static_cast<double>(m)
-                                 : sparse_entry * nnz + vector_entry * static_cast<double>(m);
+    const PassCosts costs = level_.costs();
     const double md = static_cast<double>(m);
-    const double factoring = md * md * md / 3 * factor_flop + nnz * nnz / static_cast<double>(level_.n()) + 2 * md * md;
+    const double product = costs.product_start + (dense ? costs.product * static_cast<double>(level_.n()) * md
+                                                        : costs.sparse * nnz + costs.vector * md);
+    const double factoring = md * md * md / 3 * costs.factor_flop + nnz * nnz / static_cast<double>(level_.n()) + 2 * md * md;
     int most = 2000;
     CgOutcome outcome;
-    const bool can_factor = !dense && m <= largest_factor;
+    const bool can_factor = !dense && level_.can_factor();
     if (can_factor && last_cg_ * product > factoring) {
         if (schur.factor(factor_)) most = 50;
         outcome = schur.solve(rhs.data(), d.data(), target, most);
@@ -184,12 +181,15 @@ bool Run::newton_step(double goal, bool dense) {
 double Run::newton_cost(double error, double goal, double rate) const {
     const double n = static_cast<double>(level_.n()), m = static_cast<double>(level_.m());
     const bool sparse = plan_fits_ && plan_ready_;
-    const double product = sparse ? sparse_entry * static_cast<double>(plan_.count) + vector_entry * m : dense_entry() * n * m;
+    const PassCosts costs = level_.costs();
+    const double product =
+        costs.product_start +
+        (sparse ? costs.sparse * static_cast<double>(plan_.count) + costs.vector * m : costs.product * n * m);
     const double steps = 2 + (error > 0.1 ? 2 : 0);
     double cg = 0.6 * std::sqrt(1 / (1 - std::min(rate, 0.999999))) * std::log(2 * error / goal + 1);
     double solving = cg * product;
-    if (sparse && level_.m() <= largest_factor) solving = std::min(solving, steps * m * m * m / 3 * factor_flop);
-    return steps * (sparse ? 1.2 * log_entry : dense_entry()) * n * m + solving;
+    if (sparse && level_.can_factor()) solving = std::min(solving, steps * m * m * m / 3 * costs.factor_flop);
+    return steps * ((sparse ? costs.collecting : costs.product) * n * m + costs.step_start) + solving;
 }
 
 Run::Outcome Run::reach(double goal, int patient) {
@@ -219,7 +219,9 @@ Run::Outcome Run::reach(double goal, int patient) {
         if (moved_by_sinkhorn) rate = std::clamp(error / previous, 0.05, 0.999999);
         moved_by_sinkhorn = false;
         const double sweeps = std::log(goal / error) / std::log(rate);
-        const double by_sinkhorn = sweeps * n * m * (level_.has_kernel() ? kernel_entry : log_entry);
+        const PassCosts costs = level_.costs();
+        const bool collects_on_the_way = costs.collecting < 2 * costs.sweep;  // else now and then, to know how many they are
+        const double by_sinkhorn = sweeps * (n * m * (level_.has_kernel() ? costs.kernel : costs.sweep) + costs.sweep_start);
         if (sweeps_only_ > 0 && --sweeps_only_ > 0) best_ = 0;
         const bool newton = sweeps_only_ == 0 && moves >= 2 && newton_cost(error, goal, rate) < by_sinkhorn;
         if (newton && !level_.has_kernel() && !plan_ready_ && plan_fits_) {
@@ -244,7 +246,7 @@ Run::Outcome Run::reach(double goal, int patient) {
         if (many) {
             level_.sweep(nullptr, true);
             if (done(TransportStage::sinkhorn)) return Outcome::over;
-        } else if (advance(moves >= 2, goal)) {
+        } else if (advance(moves >= 2 && (collects_on_the_way || is_power_of_two(moves)), goal)) {
             return Outcome::over;
         }
     }
@@ -372,13 +374,11 @@ TransportSolution Run::finish() {
     if (solution_.status == Status::converged && !(solution_.marginal_error <= options_.tol)) {
         solution_.status = Status::precision_floor;
     }
-    const bool stuck = solution_.status == Status::stalled || solution_.status == Status::max_iter;
-    if (stuck && proves_infeasible(problem_, solution_.f, solution_.g)) solution_.status = Status::infeasible;
     return std::move(solution_);
 }
 
-TransportSolution solve_transport(const TransportProblem& problem, const TransportOptions& options) {
-    Run run(problem, options);
+TransportSolution solve_transport(Level& level, const TransportOptions& options) {
+    Run run(level, options);
     switch (options.method) {
         case TransportMethod::automatic: run.automatic(); break;
         case TransportMethod::sinkhorn: run.sinkhorn(); break;
@@ -386,6 +386,14 @@ TransportSolution solve_transport(const TransportProblem& problem, const Transpo
         case TransportMethod::ssns: run.ssns(); break;
     }
     return run.finish();
+}
+
+TransportSolution solve_transport(const TransportProblem& problem, const TransportOptions& options) {
+    HostLevel level(problem);
+    TransportSolution solution = solve_transport(level, options);
+    const bool stuck = solution.status == Status::stalled || solution.status == Status::max_iter;
+    if (stuck && proves_infeasible(problem, solution.f, solution.g)) solution.status = Status::infeasible;
+    return solution;
 }
 
 namespace {

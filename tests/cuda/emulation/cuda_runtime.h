@@ -100,6 +100,12 @@ template <class T>
 T __shfl_sync(unsigned, T value, int from) {
     return emulation::exchange(value, from % 32);
 }
+inline unsigned __ballot_sync(unsigned, bool value) {
+    unsigned bits = value ? 1u << emulation::lane() : 0;
+    for (int by = 16; by > 0; by /= 2) bits |= __shfl_xor_sync(~0u, bits, by);
+    return bits;
+}
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 template <class T>
 T __ldg(const T* p) {
     return *p;
