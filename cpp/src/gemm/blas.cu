@@ -195,7 +195,8 @@ bool blas_product(const ProductJob& job, Scratch& scratch) {
             chosen->emplace(key, heuristic);
         }
     }
-    void* const workspace = heuristic.workspace == 0 ? nullptr : scratch.take(heuristic.workspace);
+    Scratch room(scratch.place());  // back in the pool for the next product: callers' scratch outlives many
+    void* const workspace = heuristic.workspace == 0 ? nullptr : room.take(heuristic.workspace);
     const auto alpha32 = static_cast<float>(job.alpha), beta32 = static_cast<float>(adds ? job.beta : 0);
     const double beta64 = adds ? job.beta : 0;
     const void* const alpha = wide ? static_cast<const void*>(&job.alpha) : &alpha32;
