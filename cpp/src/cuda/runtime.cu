@@ -74,10 +74,27 @@ void* Scratch::take(std::size_t bytes) {
     return taken_.back();
 }
 
+// The null stream is the current device's, and what is kept beyond a call may end while any device is: freed in that one's
+// order, memory would serve again before its own device is done with it.
 Scratch::~Scratch() {
+    if (taken_.empty()) return;
+    int before = place_.device;
+    (void)cudaGetDevice(&before);
+    if (before != place_.device) (void)cudaSetDevice(place_.device);
     for (void* memory : taken_) {
         if (memory != nullptr) (void)cudaFreeAsync(memory, stream(place_));
     }
+    if (before != place_.device) (void)cudaSetDevice(before);
+}
+
+void allow_shared(const void* kernel, std::size_t bytes, CudaPlace place, const char* name) {
+    static std::mutex mutex;
+    static auto* const allowed = new std::map<std::pair<const void*, int>, std::size_t>;
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::size_t& now = (*allowed)[{kernel, place.device}];
+    if (bytes <= now) return;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), name);
+    now = bytes;
 }
 
 dim3 block_count(int64_t count, const char* name) {

@@ -79,6 +79,10 @@ struct Grid {
     std::size_t shared_bytes = 0;
 };
 
+// Lets a kernel have that much dynamic shared memory on the current device. Never less than before: another thread may be
+// about to launch the same kernel with more.
+void allow_shared(const void* kernel, std::size_t bytes, CudaPlace place, const char* name);
+
 // std::runtime_error that names the kernel if the device could not count that many.
 dim3 block_count(int64_t count, const char* name);
 
@@ -87,9 +91,7 @@ template <class... P, class... A>
 void launch(const char* name, CudaPlace place, const Grid& grid, void (*kernel)(P...), A&&... arguments) {
     if (grid.blocks.x == 0 || grid.blocks.y == 0 || grid.blocks.z == 0) return;
     constexpr std::size_t without_asking = 8 * 1024;  // 48 KB with what the kernel declares itself, which is less than 40
-    if (grid.shared_bytes > without_asking) {
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared_bytes)), name);
-    }
+    if (grid.shared_bytes > without_asking) allow_shared(reinterpret_cast<const void*>(kernel), grid.shared_bytes, place, name);
     cudaLaunchConfig_t config{};
     config.gridDim = grid.blocks;
     config.blockDim = dim3(grid.threads);

@@ -3,11 +3,11 @@
 // that building needs nothing of it.
 #include <dlfcn.h>
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <mutex>
 #include <string>
-#include <tuple>
 
 #include "gemm/product.h"
 
@@ -31,6 +31,7 @@ struct Heuristic {
 constexpr int compute_32f = 68, compute_64f = 70;
 constexpr int real_32f = 0, real_64f = 1, real_16f = 2, real_16bf = 14;
 constexpr int desc_transa = 3, layout_batch = 5, layout_step = 6, preference_workspace = 1;
+constexpr int preference_alignments = 5;  // of A; those of B, C and D follow
 constexpr std::int32_t transpose = 1;
 constexpr std::size_t workspace_bytes = std::size_t{32} << 20;
 
@@ -128,6 +129,14 @@ struct Layout {
     int64_t ld, step;
 };
 
+// What every matrix of a batch is aligned to. cuBLASLt takes 256 bytes for granted where it is not told, and an algorithm
+// that was chosen for them faults on numbers that begin anywhere.
+std::uint32_t alignment_of(const void* data, int64_t step, const ProductJob& job) {
+    const int64_t apart = job.batch == 1 ? 0 : step * itemsize(job.type);
+    const std::uint64_t bits = reinterpret_cast<std::uintptr_t>(data) | static_cast<std::uint64_t>(apart) | 256;
+    return static_cast<std::uint32_t>(bits & (~bits + 1));
+}
+
 }  // namespace
 
 bool blas_product(const ProductJob& job, Scratch& scratch) {
@@ -158,13 +167,18 @@ bool blas_product(const ProductJob& job, Scratch& scratch) {
     make(second, {k, m, job.a.ld, job.a.step});
     make(third, adds ? Layout{n, m, job.c.ld, job.c.step} : Layout{n, m, job.ldd, job.step_d});
     make(result, {n, m, job.ldd, job.step_d});
+    const ProductJob::Operand to{job.d, job.ldd, job.step_d}, &added = adds ? job.c : to;
+    const std::uint32_t alignments[] = {alignment_of(job.b.data, job.b.step, job), alignment_of(job.a.data, job.a.step, job),
+                                        alignment_of(added.data, added.step, job), alignment_of(to.data, to.step, job)};
+    for (int i = 0; ok && i < 4; ++i) ok = lib->preference_set(preference.desc, preference_alignments + i, alignments + i, sizeof alignments[i]) == 0;
     if (!ok) return false;
 
-    using Key = std::tuple<int, int, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>;
+    using Key = std::array<int64_t, 20>;  // all that a choice may rest on
     static std::mutex mutex;
     static auto* const chosen = new std::map<Key, Heuristic>;
-    const Key key{scratch.place().device, type, job.m, job.n, job.k, job.batch, job.a.ld, job.b.ld, adds ? job.c.ld : 0, job.ldd,
-                  job.b_transposed, adds};
+    const Key key{scratch.place().device, type, job.m, job.n, job.k, job.batch, job.a.ld, job.b.ld, added.ld, job.ldd,
+                  job.a.step, job.b.step, added.step, job.step_d, alignments[0], alignments[1], alignments[2], alignments[3],
+                  job.b_transposed ? 1 : 0, adds ? 1 : 0};
     Heuristic heuristic;
     {
         const std::lock_guard<std::mutex> lock(mutex);
@@ -181,7 +195,8 @@ bool blas_product(const ProductJob& job, Scratch& scratch) {
             chosen->emplace(key, heuristic);
         }
     }
-    void* const workspace = heuristic.workspace == 0 ? nullptr : scratch.take(heuristic.workspace);
+    Scratch room(scratch.place());  // back in the pool for the next product: callers' scratch outlives many
+    void* const workspace = heuristic.workspace == 0 ? nullptr : room.take(heuristic.workspace);
     const auto alpha32 = static_cast<float>(job.alpha), beta32 = static_cast<float>(adds ? job.beta : 0);
     const double beta64 = adds ? job.beta : 0;
     const void* const alpha = wide ? static_cast<const void*>(&job.alpha) : &alpha32;

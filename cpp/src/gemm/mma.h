@@ -62,13 +62,13 @@ __device__ __forceinline__ void multiply_tiles(float (&c)[4], const std::uint32_
 #undef RAPHSON_MMA
 __device__ __forceinline__ void multiply_tiles(double (&c)[4], const double (&a)[2], double b) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm("mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
                  : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
                  : "d"(a[0]), "d"(a[1]), "d"(b));
 #else
 #pragma unroll
     for (int half_of = 0; half_of < 2; ++half_of) {
-        asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
+        asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
                      : "+d"(c[2 * half_of]), "+d"(c[2 * half_of + 1])
                      : "d"(a[half_of]), "d"(b));
     }
