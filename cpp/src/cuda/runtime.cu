@@ -86,6 +86,16 @@ dim3 block_count(int64_t count, const char* name) {
     return dim3(static_cast<unsigned>(count));
 }
 
+void allow_shared(const void* kernel, std::size_t bytes, int device, const char* name) {
+    static std::mutex mutex;
+    static auto* const allowed = new std::map<std::pair<int, const void*>, std::size_t>;
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::size_t& most = (*allowed)[{device, kernel}];
+    if (bytes <= most) return;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), name);
+    most = bytes;
+}
+
 // ---- the table's ----------------------------------------------------------------------------------------------------------
 
 int device_count() {

@@ -82,14 +82,16 @@ struct Grid {
 // std::runtime_error that names the kernel if the device could not count that many.
 dim3 block_count(int64_t count, const char* name);
 
+// Lets a kernel have so much dynamic shared memory on the current device, which is that one. The limit never falls: another
+// thread may be between its own call and its launch.
+void allow_shared(const void* kernel, std::size_t bytes, int device, const char* name);
+
 // Names the kernel in the error. A grid without blocks launches nothing.
 template <class... P, class... A>
 void launch(const char* name, CudaPlace place, const Grid& grid, void (*kernel)(P...), A&&... arguments) {
     if (grid.blocks.x == 0 || grid.blocks.y == 0 || grid.blocks.z == 0) return;
     constexpr std::size_t without_asking = 8 * 1024;  // 48 KB with what the kernel declares itself, which is less than 40
-    if (grid.shared_bytes > without_asking) {
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared_bytes)), name);
-    }
+    if (grid.shared_bytes > without_asking) allow_shared(reinterpret_cast<const void*>(kernel), grid.shared_bytes, place.device, name);
     cudaLaunchConfig_t config{};
     config.gridDim = grid.blocks;
     config.blockDim = dim3(grid.threads);
