@@ -36,6 +36,7 @@ struct DeviceTraits {
     int processors;
     int major, minor;  // compute capability
     std::size_t shared_bytes;  // a block's most
+    bool reads_host_pages;     // pageable memory of the host, through its page tables: a Grace Hopper
 };
 const DeviceTraits& traits(int device);
 
@@ -91,7 +92,9 @@ template <class... P, class... A>
 void launch(const char* name, CudaPlace place, const Grid& grid, void (*kernel)(P...), A&&... arguments) {
     if (grid.blocks.x == 0 || grid.blocks.y == 0 || grid.blocks.z == 0) return;
     constexpr std::size_t without_asking = 8 * 1024;  // 48 KB with what the kernel declares itself, which is less than 40
-    if (grid.shared_bytes > without_asking) allow_shared(reinterpret_cast<const void*>(kernel), grid.shared_bytes, place.device, name);
+    if (grid.shared_bytes > without_asking) {
+        allow_shared(reinterpret_cast<const void*>(kernel), grid.shared_bytes, place.device, name);
+    }
     cudaLaunchConfig_t config{};
     config.gridDim = grid.blocks;
     config.blockDim = dim3(grid.threads);
