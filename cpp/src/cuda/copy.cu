@@ -41,11 +41,16 @@ void read(const CudaView& from, void* to, CudaPlace place) {
     check(cudaStreamSynchronize(stream(place)), "copy to the host");
 }
 
-// Memory of the host that is not pinned has been read when the call returns.
+// Pageable memory has been read when cudaMemcpyAsync returns, unless the device reads it where it is; pinned memory (an array
+// that NumPy has from PyTorch may lie there) has not.
 void write(const void* from, void* to, std::size_t bytes, CudaPlace place) {
     if (bytes == 0) return;
     const DeviceGuard guard(place.device);
+    cudaPointerAttributes attributes{};
+    check(cudaPointerGetAttributes(&attributes, from), "copy from the host");
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream(place)), "copy from the host");
+    if (attributes.type == cudaMemoryTypeUnregistered && !traits(place.device).reads_host_pages) return;
+    check(cudaStreamSynchronize(stream(place)), "copy from the host");
 }
 
 }  // namespace raphson::cuda

@@ -35,7 +35,8 @@ const DeviceTraits& traits(int device) {
     };
     const DeviceTraits found_here{attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrComputeCapabilityMajor),
                                   attribute(cudaDevAttrComputeCapabilityMinor),
-                                  static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
+                                  static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)),
+                                  attribute(cudaDevAttrPageableMemoryAccessUsesHostPageTables) != 0};
     return known->emplace(device, found_here).first->second;
 }
 

@@ -36,6 +36,7 @@ struct DeviceTraits {
     int processors;
     int major, minor;  // compute capability
     std::size_t shared_bytes;  // a block's most
+    bool reads_host_pages;     // pageable memory of the host, through its page tables: a Grace Hopper
 };
 const DeviceTraits& traits(int device);
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "cuda/copy.h"
@@ -44,9 +45,13 @@ public:
     }
 
     ~Passes() override {
-        const DeviceGuard guard(place_.device);
-        pattern_scratch_.reset();
-        scratch_.reset();
+        try {
+            const DeviceGuard guard(place_.device);
+            pattern_scratch_.reset();
+            scratch_.reset();
+        } catch (const std::runtime_error&) {
+            return;  // the driver is gone or broken: what a pass has thrown tells, and must not end the process here
+        }
     }
 
     CostFacts range() override {

@@ -316,7 +316,10 @@ __global__ void __launch_bounds__(row_threads) rows_kernel(const RowWork work, c
 
 template <class T>
 void sketch_by_rows(const SignEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch) {
-    const Index index = make_index(s, a.rows, power_of_two(a.rows, 32, most_chunk_rows), scratch);
+    int most_rows = most_chunk_rows;  // an A100 and a Hopper hold that many, smaller relatives do not
+    const std::size_t there = traits(scratch.place().device).shared_bytes;
+    while (static_cast<std::size_t>(most_rows) * sizeof(std::uint64_t) > there) most_rows /= 2;
+    const Index index = make_index(s, a.rows, power_of_two(a.rows, 32, most_rows), scratch);
     const int lanes = power_of_two(ceil_div(a.cols, pack_size<T>), 1, row_threads);
     const RowWork work{a.data, a.ld, a.cols, weights, 1 / std::sqrt(static_cast<double>(s.nnz)), out.ld,
                        ceil_div(a.cols, int64_t{lanes} * pack_size<T>), lanes};
@@ -377,7 +380,8 @@ void sign_sketch(const SignEntries& s, const DenseRows& a, const double* weights
     for_real(a.type, sketch_name, [&](auto like) {
         using T = decltype(like);
         const int64_t tiles = ceil_div(s.rows, Tile<T, 4>::rows);
-        const bool by_rows = s.nnz > most_tiled_nnz || (s.nnz == 1 ? s.rows >= fewest_rows : tiles >= s.nnz);
+        const bool tiles_fit = 2 * Staged<T, 4>::bytes(s.nnz) <= traits(scratch.place().device).shared_bytes;  // the largest
+        const bool by_rows = s.nnz > most_tiled_nnz || !tiles_fit || (s.nnz == 1 ? s.rows >= fewest_rows : tiles >= s.nnz);
         if (by_rows) return sketch_by_rows<T>(s, a, weights, out, scratch);
         if (s.rows <= Tile<T, 32>::rows) return sketch_by_tiles<T, 32>(s, a, weights, out, scratch);
         if (s.rows <= Tile<T, 16>::rows) return sketch_by_tiles<T, 16>(s, a, weights, out, scratch);

@@ -243,7 +243,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     *value = attribute == cudaDevAttrMultiProcessorCount      ? 3
              : attribute == cudaDevAttrComputeCapabilityMajor ? 9
              : attribute == cudaDevAttrComputeCapabilityMinor ? 0
-                                                              : 227 * 1024;
+             : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 227 * 1024
+                                                                    : 0;
     return cudaSuccess;
 }
 const char* cudaGetErrorString(cudaError_t error) { return error < 2 ? names[error] : "out of memory"; }
