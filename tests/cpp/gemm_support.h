@@ -112,7 +112,7 @@ struct Guarded {
             for (std::int64_t j = 0; j <= i; ++j) at(i, j) = at(j, i) = make<T>(random());
         }
     }
-    void remember() { before = all; }
+    [[gnu::noinline]] void remember() { before = all; }  // inlined, gcc 12 fears for a null pointer
     bool outside_untouched() {
         for (std::size_t p = 0; p < all.size(); ++p) {
             const std::int64_t q = static_cast<std::int64_t>(p) - margin;

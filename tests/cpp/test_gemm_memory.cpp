@@ -78,7 +78,7 @@ TEST_CASE_TEMPLATE("gemm: nothing is read or written behind the last entry", T, 
     for (const Named& isa : tables()) {
         CAPTURE(isa.isa);
         for (const Shape& t : {Shape{70, 64, 256}, Shape{33, 33, 96}, Shape{45, 50, 130}, Shape{31, 70, 17}, Shape{100, 20, 1024},
-                               Shape{17, 39, 2600}}) {
+                               Shape{17, 39, 2600}, Shape{11, 10, 8203}}) {
             CAPTURE(t.m);
             const Fenced<T> a(t.m * t.k), b(t.k * t.n), c(t.m * t.n), d(t.m * t.n), square(t.m * t.m), symmetric(t.m * t.m);
             const auto f = functions<T>(*isa.gemm);
@@ -86,6 +86,17 @@ TEST_CASE_TEMPLATE("gemm: nothing is read or written behind the last entry", T, 
             f.gram(t.m, t.k, Scalar(1), a.data, t.k, square.data, t.m);
             f.symmetric(t.m, Scalar(1), square.data, t.m, square.data, t.m, Scalar(0.5), square.data, t.m, symmetric.data, t.m);
             CHECK(value(symmetric.data[t.m - 1]) == value(symmetric.data[(t.m - 1) * t.m]));
+            if constexpr (!std::is_same_v<T, bfloat16>) {
+                const Fenced<double> columns(t.n * t.n), rows(t.m * t.m), weights(t.k);
+                if constexpr (std::is_same_v<T, float>) {
+                    isa.gemm->columns_widened_onto(t.n, t.k, b.data, t.n, weights.data, columns.data, t.n);
+                    isa.gemm->gram_widened_onto(t.m, t.k, 1, a.data, t.k, 0, rows.data, t.m);
+                } else {
+                    isa.gemm->columns_onto(t.n, t.k, b.data, t.n, weights.data, columns.data, t.n);
+                    isa.gemm->gram_onto(t.m, t.k, 1, a.data, t.k, 0, rows.data, t.m);
+                }
+                CHECK(rows.data[t.m - 1] == rows.data[(t.m - 1) * t.m]);
+            }
         }
     }
 }
