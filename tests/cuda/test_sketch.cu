@@ -253,7 +253,8 @@ TEST_CASE_TEMPLATE("cuda sketch: Gaussian", T, double, float) {
 // ---- SRHT ---------------------------------------------------------------------------------------------------------------
 
 TEST_CASE_TEMPLATE("cuda sketch: SRHT by its definition", T, double, float) {
-    for (const auto [n, d, rows] : {std::array<int64_t, 3>{1, 1, 1}, {100, 9, 7}, {700, 8, 130}, {2500, 3, 1100}}) {
+    for (const auto& shape : {std::array<int64_t, 3>{1, 1, 1}, {100, 9, 7}, {700, 8, 130}, {2500, 3, 1100}}) {
+        const int64_t n = shape[0], d = shape[1], rows = shape[2];
         CAPTURE(n);
         Scratch scratch(here);
         const Matrix<T> a(n, d, d + 3, 91);
