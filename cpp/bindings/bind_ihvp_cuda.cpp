@@ -164,10 +164,10 @@ private:
         void* const host = out.mutable_data();
         const auto bytes = static_cast<std::size_t>(out.nbytes());
         locked([&] {
-            void* const there = table_->allocate(bytes, place_);
-            work(there, place_);
-            table_->read({there, type, 1, static_cast<std::int64_t>(bytes) / itemsize(type), 0, 1}, host, place_);
-            table_->release(there, place_);
+            const auto release = [this](void* there) { table_->release(there, place_); };
+            const std::unique_ptr<void, decltype(release)> there(table_->allocate(bytes, place_), release);
+            work(there.get(), place_);
+            table_->read({there.get(), type, 1, static_cast<std::int64_t>(bytes) / itemsize(type), 0, 1}, host, place_);
         });
         return std::move(out);
     }

@@ -10,6 +10,7 @@
 
 #include "bindings.h"
 #include "cuda_module.h"
+#include "cuda_views.h"
 #include "newton_schulz/device_functions.h"
 #include "newton_schulz/functions.h"
 #include "tensor.h"
@@ -35,11 +36,9 @@ struct Argument {
 
     // A shape that the check refuses gets results of its own shape, so that there is something to refuse.
     Argument(py::handle given, const char* name, MatrixFunction function)
-        : a(given, {name, function == MatrixFunction::polar ? "x" : "a"}, float64_float32 | and_cuda),
+        : a(given, {name, function == MatrixFunction::polar ? "x" : "a"}, float64_float32_cuda),
           value(a, a.dtype(), a.ndim(), a.shape()) {
-        if (a.dtype() != DType::float64 && a.dtype() != DType::float32) {
-            throw py::type_error(std::string(name) + ": " + a.where().argument + " must be float64 or float32, got " + to_string(a.dtype()));
-        }
+        require_real(a);
         if (a.ndim() < 2) return;
         if (function == MatrixFunction::polar || function == MatrixFunction::sqrt) {
             std::vector<std::int64_t> shape(a.shape(), a.shape() + a.ndim());

@@ -20,7 +20,6 @@ public:
     public:
         explicit Here(const PyCudaRows& self);
         const Tensor& array() const { return array_; }
-        bool single() const { return array_.dtype() == DType::float32; }
         std::int64_t columns() const { return array_.shape()[1]; }
         // Another array of the call, on the same device.
         void hold(Tensor& beside) const;

@@ -41,14 +41,10 @@ struct Buffer {
         data = table != nullptr ? table->allocate(bytes, place) : ::operator new(bytes, std::align_val_t{alignment});
     }
     ~Buffer() {
-        if (table == nullptr) {
-            ::operator delete(data, std::align_val_t{alignment});
-            return;
-        }
-        try {
+        if (table != nullptr) {
             table->release(data, place);
-        } catch (const std::runtime_error&) {
-            return;  // the driver is gone or broken: whoever calls it next is told
+        } else {
+            ::operator delete(data, std::align_val_t{alignment});
         }
     }
     Buffer(const Buffer&) = delete;

@@ -77,16 +77,23 @@ void* Scratch::take(std::size_t bytes) {
 
 // The null stream is the current device's, and what is kept beyond a call may end while any device is: freed in that one's
 // order, memory would serve again before its own device is done with it.
-Scratch::~Scratch() {
-    if (taken_.empty()) return;
-    int before = place_.device;
+namespace {
+
+// For destructors: where the driver is gone or broken, whoever calls it next is told.
+void give_back(void* const* memory, std::size_t count, CudaPlace place) noexcept {
+    if (count == 0) return;
+    int before = place.device;
     (void)cudaGetDevice(&before);
-    if (before != place_.device) (void)cudaSetDevice(place_.device);
-    for (void* memory : taken_) {
-        if (memory != nullptr) (void)cudaFreeAsync(memory, stream(place_));
+    if (before != place.device) (void)cudaSetDevice(place.device);
+    for (std::size_t i = 0; i < count; ++i) {
+        if (memory[i] != nullptr) (void)cudaFreeAsync(memory[i], stream(place));
     }
-    if (before != place_.device) (void)cudaSetDevice(before);
+    if (before != place.device) (void)cudaSetDevice(before);
 }
+
+}  // namespace
+
+Scratch::~Scratch() { give_back(taken_.data(), taken_.size(), place_); }
 
 void allow_shared(const void* kernel, std::size_t bytes, CudaPlace place, const char* name) {
     static std::mutex mutex;
@@ -119,10 +126,7 @@ void* allocate_result(std::size_t bytes, CudaPlace place) {
     return allocate(bytes, place);
 }
 
-void release_result(void* memory, CudaPlace place) {
-    const DeviceGuard guard(place.device);
-    check(cudaFreeAsync(memory, stream(place)), "cudaFreeAsync");
-}
+void release_result(void* memory, CudaPlace place) noexcept { give_back(&memory, 1, place); }
 
 void order(CudaPlace earlier, CudaPlace later) {
     if (earlier.stream == later.stream) return;

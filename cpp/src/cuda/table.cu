@@ -13,7 +13,7 @@ namespace cuda {
 
 int device_count();
 void* allocate_result(std::size_t bytes, CudaPlace place);
-void release_result(void* memory, CudaPlace place);
+void release_result(void* memory, CudaPlace place) noexcept;
 void order(CudaPlace earlier, CudaPlace later);
 void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options, CudaPlace place);
 CudaWindow* make_window(std::int64_t dim, std::int64_t capacity, Damping damping, const WindowOptions& options, CudaPlace place);

@@ -56,7 +56,7 @@ struct CudaTable {
     int (*device_count)();
     // Stream-ordered memory for results.
     void* (*allocate)(std::size_t bytes, CudaPlace place);
-    void (*release)(void* memory, CudaPlace place);
+    void (*release)(void* memory, CudaPlace place) noexcept;
     // Work put on `later` from now on waits for what `earlier` holds now; one device.
     void (*order)(CudaPlace earlier, CudaPlace later);
     // to, the host's, contiguous ← from; waits. And from the host, whose memory is free again when the call returns.

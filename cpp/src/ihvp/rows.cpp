@@ -32,7 +32,7 @@ void widen_rows(const RowMatrix& a, int64_t first, int64_t width, const std::uin
     });
 }
 
-constexpr int64_t few_rows_to_widen = 512;
+constexpr int64_t few_rows_to_widen = 512;  // up to so many go strip by strip; beyond, packed products win
 constexpr int64_t direct_width = 1024;  // columns at a time, so that their packed copy stays in the caches
 constexpr int64_t narrow_width = int64_t{1} << 18;   // where they are packed block by block: as many as Ctrl-C can wait for
 constexpr int64_t strip_numbers = int64_t{1} << 16;  // 512 KiB of float64: half of a second-level cache

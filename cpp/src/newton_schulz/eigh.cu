@@ -306,6 +306,7 @@ __global__ void __launch_bounds__(tile_threads) unit_kernel(const Working v) {
     double* const row = static_cast<double*>(v.data) + line / v.rows * v.step + i * v.ld;
     for (int64_t j = threadIdx.x; j < v.cols; j += tile_threads) row[j] = i == j ? 1 : 0;
 }
+
 void by_pairs(const Working& a, const Working& v, int64_t most_sweeps, double* numbers, Scratch& scratch) {
     const CudaPlace place = scratch.place();
     const int64_t blocks = a.rows / block, pairs = blocks / 2, tiles = pairs * (pairs - 1) / 2 + pairs * pairs;

@@ -205,7 +205,7 @@ Working take_matrices(Scratch& scratch, int64_t rows, int64_t cols, int64_t coun
 
 void multiply(double alpha, const Working& a, const Working& b, Right right, double beta, const Working* c, const Working& d,
               CudaPlace place) {
-    Scratch scratch(place);  // what cuBLAS asks for: back in the pool for the next product
+    Scratch scratch(place);  // back in the pool for the next product
     ProductJob job;
     job.type = DType::float64;
     job.m = d.rows;

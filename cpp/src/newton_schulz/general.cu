@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(threads) candidate_kernel(const Working x, con
     auto* const to = static_cast<double*>(candidate.data) + at;
     for (int64_t j = threadIdx.x; j < x.cols; j += threads) to[j] = fma(0.5, by[j], from[j]);
 }
-// x ← NaN, and its residual, of matrices that broke down or have no inverse.
+// x ← NaN, of matrices that broke down or have no inverse.
 __global__ void __launch_bounds__(threads) no_inverse_kernel(const Working x, const int* failed, double* numbers) {
     const int64_t line = blockIdx.x, matrix = line / x.rows;
     if (failed[matrix] == 0 && numbers[matrix * function_numbers + number_breakdown] == 0) return;

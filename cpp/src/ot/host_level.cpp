@@ -174,7 +174,6 @@ void HostLevel::sweep(SparsePlan* sparse, bool keep) {
         log_scale_.assign(u.size(), 0.0);
         multiplier_.assign(psi.size(), 0.0);
         for (std::int64_t j = 0; j < m(); ++j) multiplier_[j] = psi[j] > minus_infinity ? 1.0 : 0.0;
-        coefficient_ = problem_.a;
         kernel_ready_ = true;
     }
     find_error(false);

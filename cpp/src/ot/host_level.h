@@ -59,7 +59,7 @@ private:
     LargeMemory kernel_;
     std::int64_t kernel_stride_ = 0;
     bool kernel_ready_ = false;
-    std::vector<double> kernel_u_, kernel_psi_, log_scale_, multiplier_, coefficient_, offset_;
+    std::vector<double> kernel_u_, kernel_psi_, log_scale_, multiplier_, offset_;
 };
 
 // Rows of a piece for the passes.

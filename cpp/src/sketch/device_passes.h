@@ -63,7 +63,8 @@ struct HadamardEntries {
 // out (s.rows × a.cols) = S diag(weights) A; weights (a.rows) or null. Overwrites. One read of A; scratch: sums.
 void hadamard_sketch(const HadamardEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch);
 
-// v, out and totals on the device, too. One read of A up to 16,384 columns or so (what a block's shared memory holds of a row), two beyond.
+// v, out and totals on the device, too. One read of A up to 16,384 columns or so (what a block's shared memory holds of a
+// row), two beyond.
 void row_sweep(const DenseRows& a, const RowSweep& what, Scratch& scratch);
 
 // out (p × p, p = a.cols + border) = [A 1]ᵀ diag(root²) [A 1], both triangles; root (a.rows) or null. p² flops a row as
@@ -76,7 +77,6 @@ struct GramLimits {
 void column_gram(const DenseRows& a, const double* root, int border, double* out, Scratch& scratch, const GramLimits& limits = {});
 // out (p): its diagonal.
 void column_squares(const DenseRows& a, const double* root, int border, double* out, Scratch& scratch);
-
 
 // Sweeps of the multinomial family (ClassSweep, all of it on the device): products of float64, two reads of A; float32 rows
 // are widened a part at a time.

@@ -86,13 +86,6 @@ public:
         v_ = kept_->take_array<double>(a.cols + 1);
         out_ = kept_->take_array<double>(a.cols + 1 + line_sums);
     }
-    ~Rows() override {
-        int before = -1;  // no DeviceGuard: nothing here may throw
-        (void)cudaGetDevice(&before);
-        (void)cudaSetDevice(place_.device);
-        kept_.reset();
-        (void)cudaSetDevice(before);
-    }
 
     RowBlock shape() const override {
         RowBlock block;

@@ -1,4 +1,4 @@
-// Losses of generalized linear models row by row, in CUDA kernels (Glm::row on the CPU).
+// Losses of generalized linear models row by row, in CUDA kernels (HostGlm::row on the CPU).
 #pragma once
 
 #include "cuda/runtime.h"

@@ -27,7 +27,7 @@ struct SweepWork {
     __device__ double* part(int64_t block) const { return parts + block * (d + extra_sums); }
 };
 
-// ---- one row's middle (Glm::row and its callers on the CPU) ------------------------------------------------------------
+// ---- one row's middle (HostGlm::row and its callers on the CPU) ------------------------------------------------------------
 
 struct RowSums {
     double residual = 0, loss = 0, astray = 0;
