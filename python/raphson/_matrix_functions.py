@@ -221,7 +221,7 @@ def polar(x: Any, *, tol: float | None = None, max_steps: int = 100, errors: str
     tol : float, optional
         Bound of ‖UH − X‖_F / ‖X‖_F. None: 64 ε of the dtype, 1.4e-14 or 7.6e-6.
     max_steps : int
-        Limit of Newton and Newton–Schulz steps together; 6 to 11 are usual, on CUDA 9 to 44.
+        Limit of Newton steps and polynomials together; 5 to 9 are usual, on CUDA 9 to 44.
     errors : {None, "raise", "status"}
         Whether a breakdown raises; None: for one matrix, not in a batch or list.
 
@@ -242,8 +242,11 @@ def polar(x: Any, *, tol: float | None = None, max_steps: int = 100, errors: str
     -----
     Newton's iteration X ← ½(μX + μ⁻¹X⁻ᵀ) with the scaling μ⁴ = ‖X⁻¹‖₁‖X⁻¹‖_∞ / (‖X‖₁‖X‖_∞) (Higham, "Functions of
     Matrices", 2008, section 8.6), on the triangle of a Householder QR where m ≠ n; the inverses by Gauss–Jordan
-    elimination, in which all but narrow panels are products; a Newton–Schulz step for the last digits of orthogonality.
-    Always in float64, rounded once. About 2k³ flops a step and 9k³ at the end, k = min(m, n), and 8k²(max(m, n) − k).
+    elimination, in which all but narrow panels are products. After one to three such steps the singular values lie in an
+    interval that the odd quintics nearest to 1 bring to 1 in three to five steps (:func:`minimax_schedule`). From a
+    condition of 1e8 on the triangle is multiplied by a random orthogonal matrix first, without which elimination loses
+    digits on some. Always in float64, rounded once. 2k³ flops a Newton step, 4k³ a polynomial, 5k³ at the end,
+    k = min(m, n), and 8k²(max(m, n) − k).
 
     On CUDA by products alone, 4k²·max(m, n) + 2k³ flops a step: X ← aX + bGX + cG²X, G = XXᵀ, with Jordan's
     coefficients, which multiply small singular values by 3.4, and every five steps two of Newton–Schulz, of fifth

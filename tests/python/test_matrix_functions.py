@@ -64,6 +64,36 @@ def test_polar_is_backward_stable(shape, cond):
         np.testing.assert_allclose(h, expected_h, atol=1e-13)
 
 
+@pytest.mark.parametrize("part", [np.asarray, np.triu, np.tril])
+@pytest.mark.parametrize("span", [0, 4, 12])  # decades either way that columns differ by
+@pytest.mark.parametrize("rows", [90, 60])
+def test_polar_of_matrices_that_elimination_loses_digits_of(part, span, rows):
+    for seed in range(5):
+        x = part(rng(seed).standard_normal((rows, 60))) * 10 ** rng(seed + 9).uniform(-span, span, 60)
+        result = raphson.polar(x)
+        u, h = result.unitary, result.hermitian
+        assert result.converged
+        assert np.linalg.norm(u @ h - x) / np.linalg.norm(x) <= 1e-14
+        assert np.linalg.norm(u.T @ u - np.eye(60)) / np.sqrt(60) <= 1e-13
+
+
+@pytest.mark.parametrize("seed", [1116, 1156, 1623, 2321])  # conditions of 4e11 to 2e13; elimination alone loses two digits
+def test_polar_of_graded_triangles_that_are_not_singular(seed):
+    x = np.triu(rng(seed).standard_normal((20, 20))) * 10 ** rng(seed + 1).uniform(-3, 3, 20)
+    result = raphson.polar(x)
+    assert result.converged
+    assert np.linalg.norm(result.unitary @ result.hermitian - x) / np.linalg.norm(x) <= 1e-14
+
+
+@pytest.mark.parametrize("n", [200, 517])
+def test_polar_of_gaussian_matrices_takes_few_steps(n):
+    x = rng(n).standard_normal((n, n))
+    result = raphson.polar(x)
+    assert result.residual <= 5e-15  # 1e-14 when nine inverses did it
+    assert result.orthogonality <= 2e-15
+    assert result.iterations <= 8
+
+
 @pytest.mark.parametrize("shape", [(30, 30), (50, 20), (20, 50)])
 @pytest.mark.parametrize("rank", [0, 1, 7, 19])
 def test_polar_of_rank_deficient_matrices_is_completed(shape, rank):

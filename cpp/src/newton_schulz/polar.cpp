@@ -1,12 +1,14 @@
-// Polar factors: scaled Newton on a square matrix, a Newton–Schulz step for the last digits of orthogonality.
+// Polar factors: a scaled Newton step or a few on a square matrix, then the best polynomials for what they left.
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "common/philox.h"
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "dense/dense.h"
 #include "newton_schulz/functions.h"
+#include "newton_schulz/minimax.h"
 #include "table.h"
 
 namespace raphson {
@@ -15,32 +17,54 @@ namespace {
 using std::int64_t;
 
 constexpr double eps = 0x1p-52;
-constexpr double singular = 1e15;      // ‖X‖_F‖X⁻¹‖_F from which on the smallest singular values are rounding
-constexpr double unscaled = 1e-2;      // change of a step from which on convergence is quadratic without scaling
-constexpr double nearly_there = 2e-4;  // … and from which on one Newton–Schulz step, 3/4 of a fourth power, is enough
-constexpr int most_polishing = 3;
+constexpr double ill = 1e8;        // ‖X‖_F‖X⁻¹‖_F from which on elimination may lose digits that the polar factor keeps
+constexpr double singular = 1e15;  // … from which on the smallest singular values are rounding
 
-// Below the backward error of any algorithm, and it gives null spaces a basis: entries of norm ½ε‖X‖_F/√n, always the same.
-void perturb(double* x, int64_t n, double norm) {
+// An inverse costs 4 products at n = 64, 2 at 512, and a step of products 2.2: the bound of σ from which on these are cheaper.
+double few_steps(int64_t n) { return std::clamp(2e4 / static_cast<double>(n), 20.0, 300.0); }
+
+// x += size·r with entries r of variance 1, always the same.
+void add_noise(double* x, int64_t n, double size, std::uint32_t stream) {
     const PhiloxKey key = PhiloxKey::from_seed(0x706f6c6172);
-    const double size = 0.5 * eps * norm * std::sqrt(12.0 / static_cast<double>(n));
     for (int64_t i = 0; i < n; ++i) {
         for (int64_t j = 0; j < n; ++j) {
-            const PhiloxBlock block = philox_at(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(j), 0, key);
-            x[i * n + j] += size * (philox_uniform(block[0], block[1]) - 0.5);
+            const PhiloxBlock block = philox_at(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(j), stream, key);
+            x[i * n + j] += size * std::sqrt(12.0) * (philox_uniform(block[0], block[1]) - 0.5);
         }
     }
 }
 
-// z (n×n) ← the orthogonal factor nearest to it. False where the inverses fail, or were cancelled: z is the last iterate.
-bool newton(double* z, int64_t n, int64_t max_steps, bool* limited, MatrixReport& report) {
+// Multiplies by a random orthogonal Qᵀ. Gauss–Jordan elimination is not stable where U of A = LU is much worse conditioned
+// than A, as it is of triangular matrices and of columns of very different size; QᵀA has forgotten both.
+class Mixture {
+public:
+    Mixture(int64_t n, double* room) : n_(n), room_(room) {}  // n×n
+    bool entered() const { return q_.has_value(); }
+    void enter(double* z) {
+        std::fill_n(room_, n_ * n_, 0.0);
+        add_noise(room_, n_, 1.0, 1);
+        q_.emplace(room_, n_, n_, n_);
+        q_->apply(true, z, n_, n_);
+    }
+    void leave(double* z) const {
+        if (q_) q_->apply(false, z, n_, n_);
+    }
+
+private:
+    int64_t n_;
+    double* room_;
+    std::optional<HouseholderQr> q_;
+};
+
+// z ← ½(μz + z⁻ᵀ/μ), until products take over; afterwards no singular value is below 1, since x + 1/x ≥ 2. What needs it is
+// mixed first. False where an inverse fails, or the call was cancelled.
+bool newton(double* z, int64_t n, int64_t max_steps, Mixture& mixture, MatrixReport& report) {
     const KernelTable& table = kernels();
     Workspace scratch;
     double* const inverse = scratch.take_array<double>(n * n);
-    double* const gram = scratch.take_array<double>(n * n);
     const double norm = frobenius(z, n * n);
-    bool scaled = true, perturbed = false, near = false;
-    while (!near && report.iterations < max_steps) {
+    double largest = INFINITY;
+    while (largest > few_steps(n) && report.iterations < max_steps) {
         double one = 0, infinity = 0, squares = 0, inverse_one = 0, inverse_infinity = 0, inverse_squares = 0;
         table.dense.norms(n, z, &one, &infinity, &squares);
         std::copy_n(z, n * n, inverse);
@@ -48,39 +72,79 @@ bool newton(double* z, int64_t n, int64_t max_steps, bool* limited, MatrixReport
         if (regular) table.dense.norms(n, inverse, &inverse_one, &inverse_infinity, &inverse_squares);
         const double cond = std::sqrt(squares) * std::sqrt(inverse_squares);
         if (poll_cancelled()) return false;
-        if (report.iterations == 0 && !perturbed) {
+        if (report.iterations == 0 && !mixture.entered()) {
             report.cond = regular && std::isfinite(cond) ? cond : INFINITY;
-            if (!(report.cond < singular)) {
-                perturb(z, n, norm);
-                perturbed = true;
+            if (!(report.cond < ill)) {
+                // Half an ulp is below the backward error of any algorithm, and it gives null spaces a basis.
+                if (!(report.cond < singular)) add_noise(z, n, 0.5 * eps * norm / std::sqrt(static_cast<double>(n)), 0);
+                mixture.enter(z);
                 continue;
             }
         }
         if (!regular || !std::isfinite(cond)) return false;
-        double mu = 1;
-        if (scaled) mu = std::sqrt(std::sqrt(inverse_one / one) * std::sqrt(inverse_infinity / infinity));
-        const double step = table.dense.blend_transposed(n, 0.5 * mu, z, 0.5 / mu, inverse, z);
-        const double change = std::sqrt(step / static_cast<double>(n));
-        if (change < unscaled) scaled = false;
-        near = change < nearly_there;
+        const double top = std::sqrt(one) * std::sqrt(infinity), bottom = std::sqrt(inverse_one) * std::sqrt(inverse_infinity);
+        const double mu = std::sqrt(bottom / top);
+        (void)table.dense.blend_transposed(n, 0.5 * mu, z, 0.5 / mu, inverse, z);
+        const double end = std::sqrt(top) * std::sqrt(bottom);  // what was in [1/bottom, top] is in [1/end, end] times 1/μ
+        largest = 0.5 * (end + 1 / end);
         ++report.iterations;
-    }
-    *limited = !near;
-    for (int k = 0; near && k < most_polishing && report.iterations < max_steps; ++k) {
-        table.gemm.f64.gram(n, n, -0.5, z, n, gram, n);
-        double off = 0;
-        for (int64_t i = 0; i < n; ++i) {
-            gram[i * n + i] += 0.5;
-            for (int64_t j = 0; j < n; ++j) off += gram[i * n + j] * gram[i * n + j];
-            gram[i * n + i] += 1;
-        }
-        if (poll_cancelled()) return false;
-        table.gemm.f64.product(n, n, n, 1.0, gram, n, z, n, 0.0, nullptr, 0, inverse, n);
-        std::copy_n(inverse, n * n, z);
-        ++report.iterations;
-        if (3 * off < 4 * eps * std::sqrt(static_cast<double>(n))) break;  // 3·off is what is left, in the Frobenius norm
     }
     return true;
+}
+
+// z, whose singular values are at least 1, ← the orthogonal factor nearest to it, by the odd quintic nearest to 1 on the
+// interval that is left, in δ = zzᵀ − I: p(z) = (a + b + c) z + ((b + 2c) δ + cδ²) z. What is added vanishes as z converges.
+bool compose(double* z, int64_t n, int64_t max_steps, bool* limited, MatrixReport& report) {
+    const KernelTable& table = kernels();
+    const GemmFunctions<double, double>& gemm = table.gemm.f64;
+    Workspace scratch;
+    double* const delta = scratch.take_array<double>(n * n);
+    double* const factor = scratch.take_array<double>(n * n);
+    double* from = z;
+    double* to = scratch.take_array<double>(n * n);
+    const double target = eps * std::sqrt(static_cast<double>(n));  // of ‖δ‖_F
+    double lower = 1, upper = INFINITY;
+    bool done = false;
+    while (!done && report.iterations < max_steps) {
+        gemm.gram(n, n, 1.0, from, n, delta, n);
+        for (int64_t i = 0; i < n; ++i) delta[i * n + i] -= 1;
+        double one = 0, infinity = 0, squares = 0;
+        table.dense.norms(n, delta, &one, &infinity, &squares);
+        if (poll_cancelled() || !std::isfinite(squares)) return false;
+        const double off = std::sqrt(squares);
+        const bool cubic = 0.75 * off * off <= target;  // what Kovarik's cubic and quintic leave: ¾δ², ⅝δ³
+        done = cubic || 0.625 * off * off * off <= target;
+        if (cubic) {
+            gemm.product(n, n, n, -0.5, delta, n, from, n, 1.0, from, n, to, n);
+        } else {
+            gemm.gram(n, n, 1.0, delta, n, factor, n);
+            table.dense.norms(n, factor, &one, &infinity, &squares);
+            const double bound = std::sqrt(std::min(std::sqrt(squares), infinity));  // of every |σ² − 1|
+            lower = std::max(lower, std::sqrt(std::max(1 - bound, 0.0)));
+            upper = std::min(upper, std::sqrt(1 + bound));
+            const MinimaxStep best = done || lower > upper ? minimax_quintic(1, 1) : minimax_quintic(lower, upper);
+            const Step& p = best.step;
+            const double linear = p.b + 2 * p.c;
+            for (int64_t i = 0; i < n * n; ++i) factor[i] = p.c * factor[i] + linear * delta[i];
+            gemm.product(n, n, n, 1.0, factor, n, from, n, p.a + p.b + p.c, from, n, to, n);
+            lower = 2 - best.peak;
+            upper = best.peak;
+        }
+        std::swap(from, to);
+        ++report.iterations;
+    }
+    if (from != z) std::copy_n(from, n * n, z);
+    *limited = !done;
+    return true;
+}
+
+// z (n×n) ← the orthogonal factor nearest to it. False where it was not found: z is the last iterate.
+bool orthogonal_factor(double* z, int64_t n, int64_t max_steps, bool* limited, MatrixReport& report) {
+    Workspace scratch;
+    Mixture mixture(n, scratch.take_array<double>(n * n));
+    const bool found = newton(z, n, max_steps, mixture, report) && compose(z, n, max_steps, limited, report);
+    mixture.leave(z);
+    return found;
 }
 
 }  // namespace
@@ -113,13 +177,13 @@ void polar_of(const FunctionJob& job, const double* x, int64_t m, int64_t n, dou
         const HouseholderQr qr(copy, n, m, n);
         qr.upper(r, n);
         std::copy_n(r, n * n, z);
-        if (!newton(z, n, job.options.max_steps, &limited, report)) report.status = Status::breakdown;
+        if (!orthogonal_factor(z, n, job.options.max_steps, &limited, report)) report.status = Status::breakdown;
         embed(z);
         qr.apply(false, u, n, n);
     } else {
         std::copy_n(x, n * n, r);
         std::copy_n(x, n * n, z);
-        if (!newton(z, n, job.options.max_steps, &limited, report)) report.status = Status::breakdown;
+        if (!orthogonal_factor(z, n, job.options.max_steps, &limited, report)) report.status = Status::breakdown;
         embed(z);
     }
     if (cancelled()) return;
