@@ -3,9 +3,8 @@
 
 #include <cstddef>
 #include <stdexcept>
-#include <vector>
 
-#include "cuda/runtime.h"
+#include "cuda/copy.h"
 
 namespace raphson::cuda {
 
@@ -57,17 +56,5 @@ public:
 private:
     DeviceGuard guard_;
 };
-
-inline void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, CudaPlace place) {
-    if (bytes != 0) check(cudaMemcpyAsync(to, from, bytes, kind, stream(place)), "copy");
-}
-// Waits.
-template <class T>
-std::vector<T> read(const T* from, int64_t count, CudaPlace place) {
-    std::vector<T> to(static_cast<std::size_t>(count));
-    copy(to.data(), from, to.size() * sizeof(T), cudaMemcpyDeviceToHost, place);
-    check(cudaStreamSynchronize(stream(place)), "copy to the host");
-    return to;
-}
 
 }  // namespace raphson::cuda

@@ -2,6 +2,7 @@
 // vectors, and V = W·G. Long sums are cut into parts by shape alone and added in order.
 #include <algorithm>
 
+#include "cuda/parts.h"
 #include "gemm/product.h"
 #include "ihvp/device_fisher_passes.h"
 #include "ihvp/double_tiles.h"
@@ -91,18 +92,10 @@ __global__ void __launch_bounds__(DoubleTile<2>::threads) cross_kernel(const dou
     const RowOperand<S> right{block_of<S>(g, b), g.stride, g.rows, g.width_of(b)};
     Tile tile;
     tile.add(left, r0, right, c0, parts.begin(part) * Tile::depth, parts.begin(part + 1) * Tile::depth, room);
-    double* const to = sums + piece * x_rows * g.rows;
+    double* const to = sums + (part * g.blocks + b) * x_rows * g.rows;
     tile.for_entries([&](int r, int c, double sum) {
         if (r0 + r < x_rows && c0 + c < g.rows) to[(r0 + r) * g.rows + c0 + c] = sum;
     });
-}
-
-__global__ void __launch_bounds__(threads) add_parts_kernel(const double* sums, int64_t parts, int64_t of_block, int64_t entries, double* to) {
-    const int64_t at = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
-    if (at >= entries) return;
-    double sum = 0;
-    for (int64_t p = 0; p < parts; ++p) sum += sums[(at / of_block * parts + p) * of_block + at % of_block];
-    to[at] = sum;
 }
 
 template <class S>
@@ -219,14 +212,14 @@ void cross(const double* x, int64_t x_rows, const BlockedRows& g, double* z, Scr
     using Tile = DoubleTile<2>;
     const int64_t tile_columns = ceil_div(g.rows, Tile::edge), tiles = ceil_div(x_rows, Tile::edge) * tile_columns;
     const Parts parts(g.blocks * tiles, g.width, Tile::depth);
-    const int64_t of_block = x_rows * g.rows, entries = g.blocks * of_block;
+    const int64_t entries = g.blocks * x_rows * g.rows;
     double* const sums = parts.count == 1 ? z : scratch.take_array<double>(parts.count * entries);
     for_type(g.type, [&](auto number) {
         launch(cross_name, scratch.place(), {block_count(g.blocks * parts.count * tiles, cross_name), Tile::threads}, cross_kernel<decltype(number)>,
                x, x_rows, g, parts, tiles, tile_columns, sums);
     });
     if (parts.count == 1) return;
-    launch(cross_name, scratch.place(), one_each(entries, cross_name), add_parts_kernel, sums, parts.count, of_block, entries, z);
+    add_parts(cross_name, sums, parts.count, entries, z, scratch.place());
 }
 
 void subtract_rows(const double* x, int64_t x_rows, const double* y, const BlockedRows& g, double by, const CudaView& out, CudaPlace place) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/copy.h"
 #include "cuda/reduce.h"
 #include "newton_schulz/function_passes.h"
 
@@ -316,7 +317,6 @@ void by_pairs(const Working& a, const Working& v, int64_t most_sweeps, double* n
     sum_squares(a, numbers + number_scratch, place);
     launch(name, place, matrices, floor_kernel, a, numbers, turning);
     launch(name, place, {block_count(v.count * v.rows, name), tile_threads}, unit_kernel, v);
-    std::vector<Turning> here(static_cast<std::size_t>(a.count));
     int64_t look = first_look;
     for (int64_t sweep = 1; sweep <= most_sweeps; ++sweep) {
         for (int round = 0; round < blocks - 1; ++round) {
@@ -327,8 +327,7 @@ void by_pairs(const Working& a, const Working& v, int64_t most_sweeps, double* n
         launch(name, place, matrices, sweep_kernel, turning, a.count, most_sweeps, numbers);
         if (sweep != look) continue;
         look += look_every;
-        check(cudaMemcpyAsync(here.data(), turning, here.size() * sizeof(Turning), cudaMemcpyDeviceToHost, stream(place)), name);
-        check(cudaStreamSynchronize(stream(place)), name);
+        const std::vector<Turning> here = read(turning, a.count, place, name);
         if (std::all_of(here.begin(), here.end(), [](const Turning& t) { return t.done != 0; })) break;
     }
 }

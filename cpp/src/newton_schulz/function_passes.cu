@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cuda/copy.h"
 #include "cuda/reduce.h"
 #include "gemm/product.h"
 #include "newton_schulz/function_passes.h"
@@ -258,9 +259,7 @@ void matrix_facts(const BatchRef& a, MatrixFacts* facts, CudaPlace place) {
     auto* const partial = scratch.take_array<MatrixFacts>(x.count * parts);
     launch(name, place, {block_count(x.count * parts, name), threads},
            a.dtype == DType::float64 ? facts_kernel<double> : facts_kernel<float>, x, parts, partial);
-    std::vector<MatrixFacts> here(static_cast<std::size_t>(x.count * parts));
-    check(cudaMemcpyAsync(here.data(), partial, here.size() * sizeof(MatrixFacts), cudaMemcpyDeviceToHost, stream(place)), name);
-    check(cudaStreamSynchronize(stream(place)), name);
+    const std::vector<MatrixFacts> here = read(partial, x.count * parts, place, name);
     for (int64_t k = 0; k < x.count; ++k) {
         facts[k] = here[static_cast<std::size_t>(k * parts)];
         for (int64_t part = 1; part < parts; ++part) {

@@ -119,7 +119,6 @@ Working newton_sign(const Working& z, bool pairs, const Working* d, int64_t max_
     const Working work = take_matrices(scratch, n, n, z.count);
     const Grid each{block_count(ceil_div(count, threads), name), threads}, lines{block_count(z.count * n, name), threads};
     launch(name, place, each, begin_kernel, newton, count);
-    std::vector<Newton> here(static_cast<std::size_t>(count));
     int64_t look = first_look;
     for (int64_t step = 1; step <= max_steps; ++step) {
         copy_matrices(job.z, work, place);
@@ -144,8 +143,7 @@ Working newton_sign(const Working& z, bool pairs, const Working* d, int64_t max_
         std::swap(job.z, job.next);
         if (step != look) continue;
         look += look_every;
-        check(cudaMemcpyAsync(here.data(), newton, here.size() * sizeof(Newton), cudaMemcpyDeviceToHost, stream(place)), name);
-        check(cudaStreamSynchronize(stream(place)), name);
+        const std::vector<Newton> here = read(newton, count, place, name);
         if (std::all_of(here.begin(), here.end(), [](const Newton& one) { return one.done != 0; })) break;
     }
     return job.z;

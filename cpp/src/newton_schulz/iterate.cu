@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/copy.h"
 #include "gemm/product.h"
 #include "newton_schulz/device_passes.h"
 #include "newton_schulz/orthogonalize.h"
@@ -180,10 +181,7 @@ void check_finite(const OrthogonalizeItem* items, std::size_t arrays, CudaPlace 
         Scratch scratch(place);
         auto* norms = scratch.take_array<DeviceNorm>(x.count);
         scan(x, 0, x.count, 1, 0, norms, scratch);
-        std::vector<DeviceNorm> here(static_cast<std::size_t>(x.count));
-        check(cudaMemcpyAsync(here.data(), norms, here.size() * sizeof(DeviceNorm), cudaMemcpyDeviceToHost, stream(place)),
-              "orthogonalize: reading the norms");
-        check(cudaStreamSynchronize(stream(place)), "orthogonalize: waiting for the norms");
+        const std::vector<DeviceNorm> here = read(norms, x.count, place, "orthogonalize: reading the norms");
         for (std::size_t k = 0; k < here.size(); ++k) {
             if (std::isfinite(here[k].sum_squares)) continue;
             throw std::invalid_argument("orthogonalize: x contains NaN or Inf" +

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/copy.h"
 #include "newton_schulz/function_passes.h"
 
 namespace raphson::cuda {
@@ -97,7 +98,6 @@ void orthonormal_factor(const Working& x, const Working& z, int64_t max_steps, d
     const Working g = take_matrices(scratch, n, n, count), square = take_matrices(scratch, n, n, count);
     Working now = z, next = take_matrices(scratch, n, x.cols, count);
     auto *progress = scratch.take_array<Progress>(count), *after = scratch.take_array<Progress>(count);
-    std::vector<Progress> here(static_cast<std::size_t>(count));
     sum_squares(x, numbers + number_norm, place);
     const Grid lines{block_count(count * n, name), threads};
     launch(name, place, lines, begin_kernel, x, z, numbers, progress);
@@ -112,8 +112,7 @@ void orthonormal_factor(const Working& x, const Working& z, int64_t max_steps, d
         std::swap(now, next);
         if (step != look) continue;
         look += look_every;
-        check(cudaMemcpyAsync(here.data(), progress, here.size() * sizeof(Progress), cudaMemcpyDeviceToHost, stream(place)), name);
-        check(cudaStreamSynchronize(stream(place)), name);
+        const std::vector<Progress> here = read(progress, count, place, name);
         if (std::all_of(here.begin(), here.end(), [](const Progress& p) { return p.done != 0; })) break;
     }
     launch(name, place, {block_count(ceil_div(count, threads), name), threads}, note_kernel, progress, count, numbers);

@@ -74,11 +74,6 @@ struct Placed {
     }
 };
 
-inline std::vector<double> download(const double* from, int64_t count, CudaPlace place) {
-    std::vector<double> to(static_cast<std::size_t>(count));
-    read(contiguous(const_cast<double*>(from), DType::float64, count, 1), to.data(), place);
-    return to;
-}
 inline bool has_nan(const double* x, int64_t count) {
     return std::any_of(x, x + count, [](double value) { return std::isnan(value); });
 }

@@ -15,9 +15,9 @@ namespace raphson::cuda {
 namespace {
 
 void keep_sums(const TransportProblem& p, const DeviceSums& sums, TransportSolution& solution, CudaPlace place) {
-    solution.row_marginal = download(sums.row_sum, p.n, place);
+    solution.row_marginal = read(sums.row_sum, p.n, place);
     for (int64_t i = 0; i < p.n; ++i) solution.row_marginal[i] = p.a[i] > 0 ? p.a[i] * solution.row_marginal[i] : 0;
-    solution.column_marginal = download(sums.columns, p.m, place);
+    solution.column_marginal = read(sums.columns, p.m, place);
 }
 
 // ---- the table's ------------------------------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ CudaCostFacts scan(const CudaView& given, CudaPlace place) {
     const DeviceCost cost = dense_cost(given, scratch);
     auto* const parts = scratch.take_array<double>(cost_range_parts);
     cost_range(cost, parts, place);
-    const std::vector<double> found = download(parts, cost_range_numbers, place);
+    const std::vector<double> found = read(parts, cost_range_numbers, place);
     CudaCostFacts result;
     result.facts = {found[0], found[1], found[2] > 0};
     result.bad = std::isfinite(found[3]);
@@ -40,7 +40,7 @@ CudaCostFacts scan(const CudaView& given, CudaPlace place) {
     void* const from = static_cast<char*>(const_cast<void*>(cost.data)) +
                        (result.row * cost.stride + result.column) * itemsize(cost.type);
     copy(contiguous(from, cost.type, 1, 1), contiguous(entry, DType::float64, 1, 1), place);
-    result.entry = download(entry, 1, place)[0];
+    result.entry = read(entry, 1, place)[0];
     return result;
 }
 
@@ -63,8 +63,8 @@ TransportSolution solve(const CudaTransport& given, const TransportOptions& opti
     auto *const f = scratch.take_array<double>(p.n), *const g = scratch.take_array<double>(p.m);
     DeviceSinkhornOutcome outcome = sinkhorn(cost, upload(p.a, scratch), upload(p.b, scratch), asked, f, g, scratch);
     TransportSolution solution;
-    solution.f = download(f, p.n, place);
-    solution.g = download(g, p.m, place);
+    solution.f = read(f, p.n, place);
+    solution.g = read(g, p.m, place);
     solution.status = outcome.status;
     solution.iterations = outcome.iterations;
     solution.marginal_error = outcome.marginal_error;
@@ -82,7 +82,7 @@ void measure_solution(const CudaTransport& given, TransportSolution& solution, C
     const DeviceSums sums{scratch.take_array<double>(at.cost.rows), scratch.take_array<double>(at.cost.columns)};
     auto* const numbers = scratch.take_array<double>(2);
     measure(at.cost, at.balance, room, at.u, at.psi, sums, numbers, numbers + 1, place);
-    const std::vector<double> found = download(numbers, 2, place);
+    const std::vector<double> found = read(numbers, 2, place);
     solution.marginal_error = found[0];
     solution.cost = found[1];
     keep_sums(*given.problem, sums, solution, place);
@@ -171,7 +171,7 @@ SparseResult sparse(const CudaTransport& given, Potentials potentials, double mo
     const DevicePattern kept = collect(at.cost, at.balance, at.u, at.psi, threshold, no_limit, false, scratch);
     result.row_end.resize(static_cast<std::size_t>(kept.rows));
     result.index.resize(static_cast<std::size_t>(kept.count));
-    result.value = download(kept.by_rows, kept.count, place);
+    result.value = read(kept.by_rows, kept.count, place);
     // copies of bits, which read() takes for numbers of that width
     read(contiguous(const_cast<int64_t*>(kept.row_begin + 1), DType::float64, kept.rows, 1), result.row_end.data(), place);
     read(contiguous(const_cast<std::int32_t*>(kept.column), DType::float32, kept.count, 1), result.index.data(), place);

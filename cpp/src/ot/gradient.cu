@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/copy.h"
+#include "cuda/parts.h"
 #include "ot/device_entries.h"
 #include "ot/device_numbers.h"
 
@@ -72,15 +73,6 @@ __global__ void __launch_bounds__(threads) weighted_columns_kernel(const Entries
         if (a > 0) sum = fma(a * at.entry(at.u[i], psi, c), weight.at(i, j, c), sum);
     }
     parts[part * columns + j] = sum;
-}
-
-// sums[k] ← Σ parts[part·count + k], in their order.
-__global__ void __launch_bounds__(threads) add_parts_kernel(const double* parts, int64_t number, int64_t count, double* sums) {
-    const int64_t k = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
-    if (k >= count) return;
-    double sum = 0;
-    for (int64_t part = 0; part < number; ++part) sum += parts[part * count + k];
-    sums[k] = sum;
 }
 
 // ---- ∂L/∂C and ∂L/∂points -------------------------------------------------------------------------------------------------
@@ -201,7 +193,6 @@ Parts column_parts(const DeviceCost& cost, int device) {
     return parts;
 }
 Grid a_row_each(const DeviceCost& cost) { return {block_count(cost.rows, "sinkhorn: gradient"), threads}; }
-Grid one_each(int64_t count) { return {block_count(ceil_div(count, threads), "sinkhorn: gradient"), threads}; }
 
 }  // namespace
 
@@ -223,7 +214,7 @@ void weighted_sums(const CudaTransport& given, Potentials potentials, const Cuda
         launch("sinkhorn: gradient", place, {parts.grid, threads}, weighted_columns_kernel<Entries>, entries, cost.rows,
                cost.columns, at, placed.balance.a, weight, shares);
     });
-    launch("sinkhorn: gradient", place, one_each(cost.columns), add_parts_kernel, shares, parts.number, cost.columns, below);
+    add_parts("sinkhorn: gradient", shares, parts.number, cost.columns, below, place);
     read(contiguous(right, DType::float64, cost.rows, 1), rows, place);
     read(contiguous(below, DType::float64, cost.columns, 1), columns, place);
 }
@@ -268,9 +259,8 @@ void point_gradient(const CudaTransport& given, Potentials potentials, const Cud
             launch("sinkhorn: gradient", place, {parts.grid, threads}, y_gradient_kernel<metric>, entries, cost.rows, cost.columns,
                    at, placed.balance.a, slope, first, shares);
         });
-        launch("sinkhorn: gradient", place, one_each(together * cost.columns), add_parts_kernel, shares, parts.number,
-               together * cost.columns, to_y);
-        found = download(to_y, together * cost.columns, place);
+        add_parts("sinkhorn: gradient", shares, parts.number, together * cost.columns, to_y, place);
+        found = read(to_y, together * cost.columns, place);
         for (int64_t k = 0; k < std::min<int64_t>(together, cost.dim - first); ++k) {
             const double* const one = found.data() + k * cost.columns;
             for (int64_t j = 0; j < cost.columns; ++j) y[j * cost.dim + first + k] = one[j];
@@ -295,7 +285,7 @@ CudaRounding rounded(const CudaTransport& given, Potentials potentials, void* ou
     auto *const t = scratch.take_array<double>(p.n), *const y = scratch.take_array<double>(p.m);
     const auto row_sums = [&](const std::vector<double>& v) {  // P v
         plan_times(cost, placed.balance, placed.u, placed.psi, upload(v, scratch), t, place);
-        return download(t, p.n, place);
+        return read(t, p.n, place);
     };
     const auto size = [](int64_t count) { return static_cast<std::size_t>(count); };
     std::vector<double> row_scale(size(p.n), 1.0), column_scale(size(p.m), 1.0), left(p.a), right(p.b);
@@ -303,7 +293,7 @@ CudaRounding rounded(const CudaTransport& given, Potentials potentials, void* ou
     for (std::size_t i = 0; i < rows.size(); ++i) row_scale[i] = rows[i] > p.a[i] ? p.a[i] / rows[i] : 1;
     double* const row_scale_there = upload(row_scale, scratch);
     plan_transposed_times(cost, placed.balance, room, placed.u, placed.psi, row_scale_there, y, place);
-    const std::vector<double> columns = download(y, p.m, place);
+    const std::vector<double> columns = read(y, p.m, place);
     double missing = 0, wanted = 0;
     for (std::size_t j = 0; j < columns.size(); ++j) {
         column_scale[j] = columns[j] > p.b[j] ? p.b[j] / columns[j] : 1;
@@ -328,7 +318,7 @@ CudaRounding rounded(const CudaTransport& given, Potentials potentials, void* ou
             launch("sinkhorn: rounded plan", place, {block_count(blocks, "sinkhorn: rounded plan"), threads},
                    conflict_kernel<Entries>, entries, p.n, p.m, r, firsts);
         });
-        const std::vector<double> found = download(firsts, blocks, place);
+        const std::vector<double> found = read(firsts, blocks, place);
         const double first = *std::min_element(found.begin(), found.end());
         result.forbidden = std::isfinite(first);
         if (result.forbidden) {

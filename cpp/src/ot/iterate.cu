@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/copy.h"
 #include "ot/device_entry.h"
 #include "ot/device_passes.h"
 
@@ -128,10 +129,10 @@ public:
         } else {
             auto* range = scratch.take_array<double>(cost_range_parts);
             cost_range(cost, range, place_);
-            read(range, ends, 2);
+            const std::vector<double> found = read(range, 2, place_, reading);
+            std::copy_n(found.data(), 2, ends);
         }
-        Facts facts;
-        read(facts_, &facts, 1);
+        const Facts facts = read(facts_, 1, place_, reading)[0];
         span_ = ends[1] >= ends[0] ? ends[1] - ends[0] : 0;
         const double size = ends[1] >= ends[0] ? std::max(std::abs(ends[0]), std::abs(ends[1])) / options.reg : 0;
         floor_ = facts.mass * std::numeric_limits<double>::epsilon() * (16 + size);
@@ -167,8 +168,7 @@ public:
         launch("sinkhorn: potentials", place_, along(), finish_kernel, balance_.a, balance_.b, cost_.rows, cost_.columns, log_b_,
                options_.reg, u_, psi_, f, g);
         measure(cost_, balance_, room_, u_, psi_, sums_, numbers_, numbers_ + 1, place_);
-        double found[2];
-        read(numbers_, found, 2);
+        const std::vector<double> found = read(numbers_, 2, place_, reading);
         Status status = status_;
         if (found[0] <= options_.tol && status != Status::stopped) {
             status = Status::converged;
@@ -181,14 +181,10 @@ public:
     }
 
 private:
+    static constexpr const char* reading = "sinkhorn: reading the error";
+
     Grid along() const {
         return {dim3(static_cast<unsigned>(ceil_div(std::max(cost_.rows, cost_.columns), threads))), threads};
-    }
-    template <class T>
-    void read(const T* from, T* to, std::size_t count) const {
-        check(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToHost, stream(place_)),
-              "sinkhorn: reading the error");
-        check(cudaStreamSynchronize(stream(place_)), "sinkhorn: waiting for the error");
     }
     void set_reg(double reg) {
         if (reg_ != 0 && reg_ != reg) {
@@ -225,9 +221,8 @@ private:
                 ++iterations_;
             }
             done += batch;
-            double error = 0;
             total_error(balance_, room_, cost_.columns, numbers_, place_);
-            read(numbers_, &error, 1);
+            const double error = read(numbers_, 1, place_, reading)[0];
             moved_ = !(error <= goal);  // else (u, ψ) are the ones to keep
             if (record(error)) return true;
             if (error <= goal) {

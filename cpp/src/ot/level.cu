@@ -48,7 +48,7 @@ public:
         Scratch scratch(place_);
         auto* const parts = scratch.take_array<double>(cost_range_parts);
         cost_range(cost_, parts, place_);
-        const std::vector<double> found = download(parts, cost_range_numbers, place_);
+        const std::vector<double> found = read(parts, cost_range_numbers, place_);
         return {found[0], found[1], found[2] > 0};
     }
 

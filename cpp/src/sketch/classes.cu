@@ -272,9 +272,9 @@ void class_sweep(const DenseRows& a, const ClassSweep& what, Scratch& scratch, c
         blocks += grid.blocks.x;
         class_combine(rows, work, parts + first / work.panel * size, scratch);
     });
-    add_parts(class_name, parts, panels, size, StoreScaled<double>{what.out, size, size, 1.0}, place);
+    add_parts(class_name, parts, panels, size, what.out, place);
     if (what.y == nullptr) return;
-    add_parts(class_name, sums, blocks, class_sums, StoreScaled<double>{what.totals, class_sums, class_sums, 1.0}, place);
+    add_parts(class_name, sums, blocks, class_sums, what.totals, place);
 }
 
 void class_means(const DenseRows& a, const ClassSweep& what, bool probabilities, Scratch& scratch, const ClassLimits& limits) {
@@ -294,7 +294,7 @@ void class_line(const RowLine& what, int64_t n, int64_t k, double* totals, Scrat
     const int64_t blocks = std::clamp<int64_t>(ceil_div(n, class_threads), 1, 528);
     auto* const parts = scratch.take_array<double>(blocks * class_sums);
     launch(class_name, scratch.place(), {dim3(static_cast<unsigned>(blocks)), class_threads}, class_line_kernel, what, n, k, parts);
-    add_parts(class_name, parts, blocks, class_sums, StoreScaled<double>{totals, class_sums, class_sums, 1.0}, scratch.place());
+    add_parts(class_name, parts, blocks, class_sums, totals, scratch.place());
 }
 
 void class_roots(const double* weight, const double* probability, int64_t n, int64_t k, int64_t c, int64_t e, double* root,

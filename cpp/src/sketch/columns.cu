@@ -89,7 +89,7 @@ void column_squares(const DenseRows& a, const double* root, int border, double* 
     for_real(a.type, squares_name, [&](auto like) {
         launch(squares_name, scratch.place(), grid, squares_kernel<decltype(like)>, x, blocks, width, parts);
     });
-    add_parts(squares_name, parts, blocks, x.p, StoreScaled<double>{out, x.p, x.p, 1.0}, scratch.place());
+    add_parts(squares_name, parts, blocks, x.p, out, scratch.place());
 }
 
 // Several panels at a time, each with a sum of its own, keep the device busy where the result is small; the sums are carried
@@ -122,7 +122,7 @@ void column_gram(const DenseRows& a, const double* root, int border, double* out
         job.c = {job.d, x.p, size};
         job.beta = 1;
     }
-    add_parts(gram_name, static_cast<const double*>(job.d), batch, size, StoreScaled<double>{out, x.p, x.p, 1.0}, place);
+    add_parts(gram_name, static_cast<const double*>(job.d), batch, size, out, place);
 }
 
 }  // namespace raphson::cuda

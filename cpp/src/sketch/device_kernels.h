@@ -1,10 +1,11 @@
-// What the CUDA kernels of this family share: numbers by position, copies under way while a block computes, sums of parts.
+// What the CUDA kernels of this family share: numbers by position, copies under way while a block computes.
 #pragma once
 
 #include <cstring>
 #include <stdexcept>
 #include <string>
 
+#include "cuda/parts.h"
 #include "cuda/runtime.h"
 #include "raphson/view.h"
 
@@ -96,36 +97,6 @@ __device__ __forceinline__ void stage_rows(const T* from, int64_t ld, int rows, 
 
 // ---- sums of parts ------------------------------------------------------------------------------------------------------
 
-constexpr int adding_threads = 256, most_slices = 8;
-
-// store(i, Σ parts[p · size + i]) for all i < size, in an order that `count` alone decides: `slices` runs of parts, side by
-// side, then those.
-template <class Store>
-__global__ void __launch_bounds__(adding_threads) add_parts_kernel(const double* parts, int64_t count, int64_t size, int slices,
-                                                                   Store store) {
-    __shared__ double room[adding_threads];
-    const int thread = static_cast<int>(threadIdx.x), width = adding_threads / slices, slice = thread / width;
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * width + thread % width;
-    double sum = 0;
-    if (i < size) {
-#pragma unroll 8
-        for (int64_t p = count * slice / slices; p < count * (slice + 1) / slices; ++p) sum += parts[p * size + i];
-    }
-    room[thread] = sum;
-    __syncthreads();
-    if (slice != 0 || i >= size) return;
-    for (int s = 1; s < slices; ++s) sum += room[s * width + thread];
-    store(i, sum);
-}
-
-template <class T>
-struct StoreScaled {  // rows of `cols` numbers
-    T* data;
-    int64_t ld, cols;
-    double scale;
-    __device__ void operator()(int64_t i, double sum) const { data[i / cols * ld + i % cols] = static_cast<T>(scale * sum); }
-};
-
 // ---- launches -----------------------------------------------------------------------------------------------------------
 
 template <class F>
@@ -135,20 +106,6 @@ void for_real(DType type, const char* what, F&& f) {
         case DType::float32: return f(float{});
         default: throw std::invalid_argument(std::string(what) + ": float64 or float32 only");
     }
-}
-
-// The least power of two that is at least n, between `least` and `most`, both powers of two.
-inline int power_of_two(int64_t n, int least, int most) {
-    int p = least;
-    while (p < n && p < most) p *= 2;
-    return p;
-}
-
-template <class Store>
-void add_parts(const char* name, const double* parts, int64_t count, int64_t size, const Store& store, CudaPlace place) {
-    const int slices = power_of_two(count, 1, most_slices);
-    const Grid grid{block_count(ceil_div(size, adding_threads / slices), name), adding_threads};
-    launch(name, place, grid, add_parts_kernel<Store>, parts, count, size, slices, store);
 }
 
 }  // namespace raphson::cuda

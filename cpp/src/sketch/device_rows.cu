@@ -150,7 +150,7 @@ public:
         const Grid grid = range_grid(a_.rows);
         auto* const parts = scratch.take_array<double>(grid.blocks.x * line_sums);
         launch("loss along a line", place_, grid, line_kernel, what, a_.rows, parts);
-        add_parts("loss along a line", parts, grid.blocks.x, line_sums, StoreScaled<double>{out_, line_sums, line_sums, 1.0}, place_);
+        add_parts("loss along a line", parts, grid.blocks.x, line_sums, out_, place_);
         get(out_, totals, line_sums);
     }
 
