@@ -86,10 +86,10 @@ void tridiagonal_panel(const double* a, int64_t lda, int64_t n, int64_t count, d
             row[j] = 0;
             break;
         }
-        const double head = row[at], tail = std::sqrt(dot(below - 1, row + at + 1, row + at + 1));
+        const double head = row[at], squares = dot(below - 1, row + at + 1, row + at + 1), tail = std::sqrt(squares);
         e[j] = head;
         row[j] = 0;
-        if (tail == 0) {  // nothing to annihilate
+        if (squares < 1e-200) {  // nothing to annihilate, beside a norm of 1; smaller squares would lose digits
             for (int64_t i = at; i < n; ++i) row[i] = 0;
             continue;
         }
