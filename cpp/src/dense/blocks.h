@@ -12,8 +12,8 @@ struct RotationSweep {
 };
 constexpr std::int64_t rotated_rows = 16;  // of the matrix they are applied to, at a time
 
-// D + rho z zᵀ: the poles D ascending and distinct, rho > 0, no z[i] zero. A root is kept as the pole next to it and its
-// distance from there: poles[i] − root = (poles[i] − base) − tau has full relative accuracy, the root itself has not.
+// The eigenvalues of D + rho z zᵀ: the poles D ascending and distinct, rho > 0, no z[i] zero. A root is kept as the pole next
+// to it and its distance from there: poles[i] − root = (poles[i] − base) − tau then has full relative accuracy.
 struct SecularEquation {
     std::int64_t count = 0;
     double rho = 0, squares = 0;    // squares: Σ z[i]²
@@ -57,9 +57,9 @@ struct DenseTable {
     // The roots first … last − 1 of 1 + rho Σ z[i]²/(poles[i] − root) = 0, each in its interval between poles. Gives the most
     // evaluations of the sum that one took; past `most` it gives up, between the poles still.
     std::int64_t (*secular_roots)(const SecularEquation& problem, std::int64_t first, std::int64_t last, std::int64_t most);
-    // exact[i], i = from … from + secular_lanes − 1: the z for which these roots are exact (Löwner's formula).
+    // exact[i], i = from … from + secular_lanes − 1: the √rho z for which these roots are exact (Löwner's formula).
     void (*secular_weights)(const SecularEquation& problem, std::int64_t from, double* exact);
-    // Rows first … last − 1 of s: z[i]/(poles[i] − root) normalised, root by root, the poles in any order. Rows end in
+    // Rows first … last − 1 of s: z[i]/(poles[i] − root) normalised, root by root, the poles in any order. Rows go on with
     // zeros up to a multiple of secular_lanes.
     void (*secular_vectors)(const SecularEquation& problem, std::int64_t first, std::int64_t last, double* s, std::int64_t lds);
     // out ← a·x + b·yᵀ (n×n, contiguous; out may be x); gives ‖out − x‖_F².

@@ -10,8 +10,9 @@ namespace {
 
 using std::int64_t;
 
-// y = A x by the upper triangle alone: each row read once, for its own sum and for the columns' share.
-void symmetric_times(const double* a, int64_t lda, int64_t n, const double* x, double* y) {
+// y = A x by the upper triangle alone: each row read once, for its own sum and for the columns' share. Registers are filled
+// from multiples of their width on, counted `before` columns further left: where rows begin at cache lines, none spans two.
+void symmetric_times(const double* a, int64_t lda, int64_t n, int64_t before, const double* x, double* y) {
     constexpr int width = Vec<double>::width;
     constexpr int rows = 4;
     for (int64_t i = 0; i < n; ++i) y[i] = 0;
@@ -32,6 +33,16 @@ void symmetric_times(const double* a, int64_t lda, int64_t n, const double* x, d
             sum[p] = zero<double>();
         }
         int64_t j = i + rows;
+        const auto one_by_one = [&](int64_t to) {
+            for (; j < to; ++j) {
+                for (int p = 0; p < rows; ++p) {
+                    y[i + p] += r[p * lda + j] * x[j];
+                    y[j] += r[p * lda + j] * x[i + p];
+                }
+            }
+        };
+        const int64_t whole = (before + j + width - 1) / width * width - before;
+        one_by_one(whole < n ? whole : n);
         for (; j + width <= n; j += width) {
             const Vec<double> right = load(x + j);
             Vec<double> to = load(y + j);
@@ -44,12 +55,7 @@ void symmetric_times(const double* a, int64_t lda, int64_t n, const double* x, d
             store(y + j, to);
         }
         for (int p = 0; p < rows; ++p) y[i + p] += sum_lanes(sum[p]);
-        for (; j < n; ++j) {
-            for (int p = 0; p < rows; ++p) {
-                y[i + p] += r[p * lda + j] * x[j];
-                y[j] += r[p * lda + j] * x[i + p];
-            }
-        }
+        one_by_one(n);
     }
     for (; i < n; ++i) {
         y[i] += a[i * lda + i] * x[i];
@@ -99,7 +105,7 @@ void tridiagonal_panel(const double* a, int64_t lda, int64_t n, int64_t count, d
         const double factor = head - to;
         reflector[at] = 1;
         for (int64_t i = at + 1; i < n; ++i) reflector[i] = row[i] / factor;
-        symmetric_times(a + at * lda + at, lda, below, reflector + at, row + at);
+        symmetric_times(a + at * lda + at, lda, below, at, reflector + at, row + at);
         dot_many(below, j, w + at, n, reflector + at, left);
         dot_many(below, j, v + at, n, reflector + at, right);
         subtract_many(below, j, left, v + at, n, row + at);

@@ -51,8 +51,8 @@ void update(double* a, int64_t lda, int64_t n, int64_t count, const double* vw, 
     });
 }
 
-// x (n×n, by rows) ← x Qᵀ, Q the product of the reflectors (rows of v, n×n): from the last panel to the first, each as
-// I − V T Vᵀ.
+// x (n×n) ← x Qᵀ, Q the product of the reflectors (rows of v, n×n, each from its panel's first column on): from the last
+// panel to the first, each as I − V T Vᵀ.
 void back_transform(const double* v, const double* tau, int64_t n, double* x) {
     const GemmFunctions<double, double>& gemm = kernels().gemm.f64;
     Workspace scratch;
@@ -87,26 +87,25 @@ int64_t eigh(double* a, int64_t n, double* values, double* v, int64_t most_steps
     double* const tau = scratch.take_array<double>(n);
     double* const reflectors = scratch.take_array<double>(n * n);
     int exponent = exponent_of(a, n);
-    if (std::abs(exponent) < 60) {
-        exponent = 0;
-    } else {  // squares of the entries must neither overflow nor vanish
-        for (int64_t i = 0; i < n; ++i) {
-            for (int64_t j = i; j < n; ++j) a[i * n + j] = std::ldexp(a[i * n + j], -exponent);
-        }
-    }
+    if (std::abs(exponent) < 60) exponent = 0;  // squares of the entries neither overflow nor vanish
     {
         Workspace inner;
+        // Rows that begin at cache lines, and not all at the same place of a page: the panels read them over and over.
+        const int64_t ld = (n + 7) / 8 * 8 + (n % 64 == 0 ? 8 : 0);
+        double* const work = inner.take_array<double>(n * ld);
         double* const vw = inner.take_array<double>(2 * panel * n);
         double* const by_columns = inner.take_array<double>(2 * panel * n);
+        for (int64_t i = 0; i < n; ++i) {
+            std::copy_n(a + i * n + i, n - i, work + i * ld + i);
+            for (int64_t j = i; j < n && exponent != 0; ++j) work[i * ld + j] = std::ldexp(work[i * ld + j], -exponent);
+        }
         for (int64_t k = 0; k < n; k += panel) {
             const int64_t count = std::min(panel, n - k), rest = n - k;
-            kernels().dense.tridiagonal_panel(a + k * n + k, n, rest, count, d + k, e + k, tau + k, vw, vw + count * rest);
-            for (int64_t q = 0; q < count; ++q) {
-                std::fill_n(reflectors + (k + q) * n, k, 0.0);
-                std::copy_n(vw + q * rest, rest, reflectors + (k + q) * n + k);
-            }
+            double* const corner = work + k * ld + k;
+            kernels().dense.tridiagonal_panel(corner, ld, rest, count, d + k, e + k, tau + k, vw, vw + count * rest);
+            for (int64_t q = 0; q < count; ++q) std::copy_n(vw + q * rest, rest, reflectors + (k + q) * n + k);
             if (poll_cancelled()) return most_steps + 1;
-            if (rest > count) update(a + k * n + k, n, rest, count, vw, by_columns);
+            if (rest > count) update(corner, ld, rest, count, vw, by_columns);
         }
     }
     auto* const order = scratch.take_array<int64_t>(n);

@@ -92,8 +92,8 @@ int64_t find_root(const SecularEquation& problem, int64_t j, int64_t most) {
         low = 0.5 * weight_l / (rest + 2 * all / gap);
         high = 0.5 * gap;
     }
-    tau = model_step(level, level * (left + right) + weight_l + weight_r, level * left * right + weight_l * right + weight_r * left,
-                     outside);
+    tau = model_step(level, level * (left + right) + weight_l + weight_r,
+                     level * left * right + weight_l * right + weight_r * left, outside);
     if (!(tau > low && tau < high)) tau = between(low, high);
 
     bool middle = false;

@@ -19,7 +19,7 @@ using std::int64_t;
 namespace {
 
 constexpr double eps = 0x1p-52;
-constexpr int64_t leaf = 32;
+constexpr int64_t leaf = 24;
 constexpr int64_t roots_a_task = 32;
 
 // Rotations wait until there are enough of them to be worth the trip through the matrix.
@@ -182,7 +182,8 @@ void Merge::deflate(double beside) {
     }
     const double nothing = 4 * eps * largest;
     for (int64_t i = half_; i < size_; ++i) order_[i] += half_;
-    std::merge(order_, order_ + half_, order_ + half_, order_ + size_, both, [&](int64_t i, int64_t j) { return d_[i] < d_[j]; });
+    const auto less = [&](int64_t i, int64_t j) { return d_[i] < d_[j]; };
+    std::merge(order_, order_ + half_, order_ + half_, order_ + size_, both, less);
     std::copy_n(both, size_, order_);
     const auto keep = [&](int64_t row) {
         kept_[count_] = row;
