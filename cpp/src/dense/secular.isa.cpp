@@ -127,12 +127,17 @@ int64_t find_root(const SecularEquation& problem, int64_t j, int64_t most) {
         }
         const double a = (to_l + to_r) * value - to_l * to_r * slope, b = to_l * to_r * value;
         double next = tau + model_step(value - s / to_l - t / to_r, a, b, outside);
+        const double close = 0x1p-27 * std::fabs(next);
+        if (std::fabs(next - tau) <= close) {  // the model's error is the square of that
+            tau = next;
+            return steps;
+        }
+        // A root at a bound itself: rounding would put the model's root beyond it for ever.
+        if (std::fabs(next - low) <= close) next = low + 0.5 * close;
+        if (std::fabs(next - high) <= close) next = high - 0.5 * close;
         if (stuck || !(next > low && next < high)) {
             next = between(low, high);
             if (next == tau) return steps;  // nothing left between the bounds
-        } else if (std::fabs(next - tau) <= 0x1p-27 * std::fabs(next)) {  // the model's error is the square of that
-            tau = next;
-            return steps;
         }
         tau = next;
     }

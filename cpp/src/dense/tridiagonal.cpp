@@ -198,7 +198,7 @@ void Merge::deflate(double beside) {
             continue;
         }
         if (before >= 0) {
-            const double length = std::hypot(z[before], z[row]), c = z[row] / length, s = z[before] / length;
+            const double length = std::sqrt(z[before] * z[before] + z[row] * z[row]), c = z[row] / length, s = z[before] / length;
             const double apart = d_[row] - d_[before];
             if (apart * std::fabs(c * s) <= nothing) {  // turned within its plane, one of the two has no z
                 double* const x = q_ + before * ldq_;
