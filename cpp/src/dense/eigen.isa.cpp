@@ -12,12 +12,20 @@ using std::int64_t;
 
 // y = A x by the upper triangle alone: each row read once, for its own sum and for the columns' share. Registers are filled
 // from multiples of their width on, counted `before` columns further left: where rows begin at cache lines, none spans two.
+// From the last row up: x begins with a 1, larger than the rest, and what is added last is rounded over least often.
 void symmetric_times(const double* a, int64_t lda, int64_t n, int64_t before, const double* x, double* y) {
     constexpr int width = Vec<double>::width;
     constexpr int rows = 4;
     for (int64_t i = 0; i < n; ++i) y[i] = 0;
-    int64_t i = 0;
-    for (; i + rows <= n; i += rows) {
+    int64_t i = n - 1;
+    for (; (i + 1) % rows != 0; --i) {
+        y[i] += a[i * lda + i] * x[i];
+        for (int64_t j = i + 1; j < n; ++j) {
+            y[i] += a[i * lda + j] * x[j];
+            y[j] += a[i * lda + j] * x[i];
+        }
+    }
+    for (i -= rows - 1; i >= 0; i -= rows) {
         const double* const r = a + i * lda;
         for (int p = 0; p < rows; ++p) {
             y[i + p] += r[p * lda + i + p] * x[i + p];
@@ -45,24 +53,17 @@ void symmetric_times(const double* a, int64_t lda, int64_t n, int64_t before, co
         one_by_one(whole < n ? whole : n);
         for (; j + width <= n; j += width) {
             const Vec<double> right = load(x + j);
-            Vec<double> to = load(y + j);
+            Vec<double> to = zero<double>();
             RAPHSON_UNROLL
-            for (int p = 0; p < rows; ++p) {
+            for (int p = rows - 1; p >= 0; --p) {
                 const Vec<double> entries = load(r + p * lda + j);
                 sum[p] = fma(entries, right, sum[p]);
                 to = fma(entries, factor[p], to);
             }
-            store(y + j, to);
+            store(y + j, add(load(y + j), to));
         }
         for (int p = 0; p < rows; ++p) y[i + p] += sum_lanes(sum[p]);
         one_by_one(n);
-    }
-    for (; i < n; ++i) {
-        y[i] += a[i * lda + i] * x[i];
-        for (int64_t j = i + 1; j < n; ++j) {
-            y[i] += a[i * lda + j] * x[j];
-            y[j] += a[i * lda + j] * x[i];
-        }
     }
 }
 

@@ -16,6 +16,8 @@ namespace {
 
 constexpr int64_t panel = 32;
 constexpr int64_t tile = 256;
+// Of columns in one sum: a reflector begins with a 1, and a long sum that begins with that is rounded at its size all along.
+constexpr int64_t span = 32;
 
 // The exponent of the largest entry of the upper triangle.
 int exponent_of(const double* a, int64_t n) {
@@ -71,7 +73,10 @@ void back_transform(const double* v, const double* tau, int64_t n, double* x) {
             for (int64_t j = 0; j < count; ++j) tt[i * count + j] = t[j * count + i];
         }
         gemm.product(count, rest, count, 1.0, tt, count, rows, n, 0.0, nullptr, 0, ty, rest);
-        gemm.product(n, count, rest, 1.0, x + from, n, by_columns, count, 0.0, nullptr, 0, w, count);
+        for (int64_t begin = 0; begin < rest; begin += span) {
+            gemm.product(n, count, std::min(span, rest - begin), 1.0, x + from + begin, n, by_columns + begin * count, count,
+                         begin > 0 ? 1.0 : 0.0, w, count, w, count);
+        }
         gemm.product(n, rest, count, -1.0, w, count, ty, rest, 1.0, x + from, n, x + from, n);
         if (poll_cancelled()) return;
     }
