@@ -94,8 +94,8 @@ class MatrixResult:
     converged, status : bool, str
         Whether ``residual`` is within ``tol``; one of :data:`raphson._results.STATUSES`.
     iterations : int
-        Steps of the iteration; of symmetric arguments, the QL steps that the slowest eigenvalue took, on CUDA sweeps of
-        Jacobi's rotations.
+        Steps of the iteration; of symmetric arguments, those that the slowest eigenvalue took, of QL or for a root of a
+        secular equation, on CUDA sweeps of Jacobi's rotations.
     tol, cond : float
         What ``residual`` was judged by; the condition number of the matrix (with its ridge), at most √n too large.
     inverse_residual : float
@@ -385,7 +385,8 @@ def inverse_root(
     tol : float, optional
         Bound of max\|(A + …) Xᵖ − I\|. None: 4(n + 8 + 2p)ε·cond of the matrix with its ridge, at most 0.1.
     max_steps : int
-        QL steps that an eigenvalue may take; 4 are many. On CUDA Jacobi's sweeps, 60 at most; 6 to 20 are usual.
+        Steps that an eigenvalue may take, of QL or for a root of a secular equation; 5 to 15 are usual. On CUDA
+        Jacobi's sweeps, 60 at most; 6 to 20 are usual.
     errors
         As for :func:`polar`.
 
@@ -404,9 +405,9 @@ def inverse_root(
 
     Notes
     -----
-    By eigenvalues, in float64 for both dtypes: Householder's tridiagonal form, implicit QL whose rotations are applied
-    64 sweeps at a time, and half a product; about 11n³ flops. That is fewer than the products of a coupled iteration,
-    accurate at any condition, and differentiable. The residual costs 2n³(1 + log₂ p) more. On CUDA by cyclic Jacobi
+    By eigenvalues, in float64 for both dtypes: Householder's tridiagonal form, divide and conquer (Gu and Eisenstat
+    1995), and half a product; at most 6n³ flops. That is fewer than the products of a coupled iteration, accurate at
+    any condition, and differentiable. The residual costs 2n³(1 + log₂ p) more. On CUDA by cyclic Jacobi
     (Golub and Van Loan, "Matrix Computations", 8.5), about 6n³ flops a sweep, and a Newton–Schulz step on the vectors.
     """
     if not isinstance(p, (int, np.integer)) or isinstance(p, bool):

@@ -9,6 +9,7 @@ RAPHSON_ISA_BEGIN
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) { return {_mm512_cvtps_pd(_mm256_loadu_ps(p))}; }
 RAPHSON_FORCE_INLINE void store_narrow(float* p, Vec<double> x) { _mm256_storeu_ps(p, _mm512_cvtpd_ps(x.v)); }
 RAPHSON_FORCE_INLINE Vec<double> subtract(Vec<double> a, Vec<double> b) { return {_mm512_sub_pd(a.v, b.v)}; }
+RAPHSON_FORCE_INLINE Vec<double> divide(Vec<double> a, Vec<double> b) { return {_mm512_div_pd(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> square_root(Vec<double> a) { return {_mm512_sqrt_pd(a.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return {_mm512_max_pd(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {_mm512_min_pd(a.v, b.v)}; }
@@ -26,6 +27,7 @@ RAPHSON_FORCE_INLINE Vec<double> zero_where_below(Vec<double> x, Vec<double> tes
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
 RAPHSON_FORCE_INLINE void store_narrow(float* p, Vec<double> x) { _mm_storeu_ps(p, _mm256_cvtpd_ps(x.v)); }
 RAPHSON_FORCE_INLINE Vec<double> subtract(Vec<double> a, Vec<double> b) { return {_mm256_sub_pd(a.v, b.v)}; }
+RAPHSON_FORCE_INLINE Vec<double> divide(Vec<double> a, Vec<double> b) { return {_mm256_div_pd(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> square_root(Vec<double> a) { return {_mm256_sqrt_pd(a.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return {_mm256_max_pd(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {_mm256_min_pd(a.v, b.v)}; }
@@ -47,6 +49,7 @@ RAPHSON_FORCE_INLINE void store_narrow(float* p, Vec<double> x) {
     _mm_storel_pi(reinterpret_cast<__m64*>(p), y);
 }
 RAPHSON_FORCE_INLINE Vec<double> subtract(Vec<double> a, Vec<double> b) { return {_mm_sub_pd(a.v, b.v)}; }
+RAPHSON_FORCE_INLINE Vec<double> divide(Vec<double> a, Vec<double> b) { return {_mm_div_pd(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> square_root(Vec<double> a) { return {_mm_sqrt_pd(a.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return {_mm_max_pd(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {_mm_min_pd(a.v, b.v)}; }
@@ -63,6 +66,7 @@ RAPHSON_FORCE_INLINE Vec<double> zero_where_below(Vec<double> x, Vec<double> tes
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) { return {vcvt_f64_f32(vld1_f32(p))}; }
 RAPHSON_FORCE_INLINE void store_narrow(float* p, Vec<double> x) { vst1_f32(p, vcvt_f32_f64(x.v)); }
 RAPHSON_FORCE_INLINE Vec<double> subtract(Vec<double> a, Vec<double> b) { return {vsubq_f64(a.v, b.v)}; }
+RAPHSON_FORCE_INLINE Vec<double> divide(Vec<double> a, Vec<double> b) { return {vdivq_f64(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> square_root(Vec<double> a) { return {vsqrtq_f64(a.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return {vmaxq_f64(a.v, b.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {vminq_f64(a.v, b.v)}; }
@@ -80,6 +84,7 @@ RAPHSON_FORCE_INLINE Vec<double> zero_where_below(Vec<double> x, Vec<double> tes
 RAPHSON_FORCE_INLINE Vec<double> load_wide(const float* p) { return {static_cast<double>(*p)}; }
 RAPHSON_FORCE_INLINE void store_narrow(float* p, Vec<double> x) { *p = static_cast<float>(x.v); }
 RAPHSON_FORCE_INLINE Vec<double> subtract(Vec<double> a, Vec<double> b) { return {a.v - b.v}; }
+RAPHSON_FORCE_INLINE Vec<double> divide(Vec<double> a, Vec<double> b) { return {a.v / b.v}; }
 RAPHSON_FORCE_INLINE Vec<double> square_root(Vec<double> a) { return {std::sqrt(a.v)}; }
 RAPHSON_FORCE_INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return {a.v > b.v ? a.v : b.v}; }
 RAPHSON_FORCE_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {a.v < b.v ? a.v : b.v}; }  // as x86: b when either is NaN

@@ -317,8 +317,8 @@ void norms(int64_t n, const double* x, double* one, double* infinity, double* sq
 }  // namespace
 
 extern const DenseTable dense_table;
-const DenseTable dense_table{factor_block,      solve_rows, solve_columns,    solve_triangle, upper_times, subtract_many, dot_many,
-                             reflect,           tridiagonal_panel, rotate,    blend_transposed, norms,     absorb,
-                             eliminate};
+const DenseTable dense_table{factor_block,    solve_rows,  solve_columns,     solve_triangle, upper_times,   subtract_many,
+                             dot_many,        reflect,     tridiagonal_panel, rotate,         secular_roots, secular_weights,
+                             secular_vectors, blend_transposed, norms,        absorb,         eliminate};
 
 RAPHSON_ISA_END

@@ -39,9 +39,10 @@ private:
 void reflector_triangle(const double* tau, const double* s, std::int64_t width, double* t, std::int64_t ldt);
 
 // a (n×n, symmetric, its upper triangle is read, destroyed) = Vᵀ diag(values) V: values ascending, row i of v belongs to
-// values[i]. Householder's tridiagonal form, then implicit QL, its rotations kept and applied to 16 rows at a time, which
-// is arithmetic and not memory. An eigenvalue takes at most `most_steps` QL steps; gives the most that one took, or a
-// larger number where that was not enough: then V T Vᵀ is not diagonal yet. About 4n³ + 5n³ flops.
+// values[i]. Householder's tridiagonal form, then divide and conquer (tridiagonal.h), whose few, orthogonal factors turn
+// vectors less often than QL's rotations. Gives the most steps that an eigenvalue took, of QL on a leaf or for a root of a
+// secular equation; a larger number than `most_steps` where those were not enough: V is orthogonal then, but V A Vᵀ not
+// diagonal yet. About 4/3 n³ flops, as many for the merges unless vectors deflate, and 2n³.
 std::int64_t eigh(double* a, std::int64_t n, double* values, double* v, std::int64_t most_steps);
 
 // a (n×n) ← its inverse, by Gauss–Jordan elimination with partial pivoting: every flop but those of narrow panels is a

@@ -10,13 +10,22 @@ namespace {
 
 using std::int64_t;
 
-// y = A x by the upper triangle alone: each row read once, for its own sum and for the columns' share.
-void symmetric_times(const double* a, int64_t lda, int64_t n, const double* x, double* y) {
+// y = A x by the upper triangle alone: each row read once, for its own sum and for the columns' share. Registers are filled
+// from multiples of their width on, counted `before` columns further left: where rows begin at cache lines, none spans two.
+// From the last row up: x begins with a 1, larger than the rest, and what is added last is rounded over least often.
+void symmetric_times(const double* a, int64_t lda, int64_t n, int64_t before, const double* x, double* y) {
     constexpr int width = Vec<double>::width;
     constexpr int rows = 4;
     for (int64_t i = 0; i < n; ++i) y[i] = 0;
-    int64_t i = 0;
-    for (; i + rows <= n; i += rows) {
+    int64_t i = n - 1;
+    for (; (i + 1) % rows != 0; --i) {
+        y[i] += a[i * lda + i] * x[i];
+        for (int64_t j = i + 1; j < n; ++j) {
+            y[i] += a[i * lda + j] * x[j];
+            y[j] += a[i * lda + j] * x[i];
+        }
+    }
+    for (i -= rows - 1; i >= 0; i -= rows) {
         const double* const r = a + i * lda;
         for (int p = 0; p < rows; ++p) {
             y[i + p] += r[p * lda + i + p] * x[i + p];
@@ -32,31 +41,29 @@ void symmetric_times(const double* a, int64_t lda, int64_t n, const double* x, d
             sum[p] = zero<double>();
         }
         int64_t j = i + rows;
+        const auto one_by_one = [&](int64_t to) {
+            for (; j < to; ++j) {
+                for (int p = 0; p < rows; ++p) {
+                    y[i + p] += r[p * lda + j] * x[j];
+                    y[j] += r[p * lda + j] * x[i + p];
+                }
+            }
+        };
+        const int64_t whole = (before + j + width - 1) / width * width - before;
+        one_by_one(whole < n ? whole : n);
         for (; j + width <= n; j += width) {
             const Vec<double> right = load(x + j);
-            Vec<double> to = load(y + j);
+            Vec<double> to = zero<double>();
             RAPHSON_UNROLL
-            for (int p = 0; p < rows; ++p) {
+            for (int p = rows - 1; p >= 0; --p) {
                 const Vec<double> entries = load(r + p * lda + j);
                 sum[p] = fma(entries, right, sum[p]);
                 to = fma(entries, factor[p], to);
             }
-            store(y + j, to);
+            store(y + j, add(load(y + j), to));
         }
         for (int p = 0; p < rows; ++p) y[i + p] += sum_lanes(sum[p]);
-        for (; j < n; ++j) {
-            for (int p = 0; p < rows; ++p) {
-                y[i + p] += r[p * lda + j] * x[j];
-                y[j] += r[p * lda + j] * x[i + p];
-            }
-        }
-    }
-    for (; i < n; ++i) {
-        y[i] += a[i * lda + i] * x[i];
-        for (int64_t j = i + 1; j < n; ++j) {
-            y[i] += a[i * lda + j] * x[j];
-            y[j] += a[i * lda + j] * x[i];
-        }
+        one_by_one(n);
     }
 }
 
@@ -86,10 +93,10 @@ void tridiagonal_panel(const double* a, int64_t lda, int64_t n, int64_t count, d
             row[j] = 0;
             break;
         }
-        const double head = row[at], tail = std::sqrt(dot(below - 1, row + at + 1, row + at + 1));
+        const double head = row[at], squares = dot(below - 1, row + at + 1, row + at + 1), tail = std::sqrt(squares);
         e[j] = head;
         row[j] = 0;
-        if (tail == 0) {  // nothing to annihilate
+        if (squares < 1e-200) {  // nothing to annihilate, beside a norm of 1; smaller squares would lose digits
             for (int64_t i = at; i < n; ++i) row[i] = 0;
             continue;
         }
@@ -99,7 +106,7 @@ void tridiagonal_panel(const double* a, int64_t lda, int64_t n, int64_t count, d
         const double factor = head - to;
         reflector[at] = 1;
         for (int64_t i = at + 1; i < n; ++i) reflector[i] = row[i] / factor;
-        symmetric_times(a + at * lda + at, lda, below, reflector + at, row + at);
+        symmetric_times(a + at * lda + at, lda, below, at, reflector + at, row + at);
         dot_many(below, j, w + at, n, reflector + at, left);
         dot_many(below, j, v + at, n, reflector + at, right);
         subtract_many(below, j, left, v + at, n, row + at);

@@ -37,10 +37,10 @@ inline void subtract_many(std::int64_t n, std::int64_t count, const double* a, c
         const Vec<double> c[4] = {splat(-a[q]), splat(-a[q + 1]), splat(-a[q + 2]), splat(-a[q + 3])};
         std::int64_t i = 0;
         for (; i + width <= n; i += width) {
-            Vec<double> sum = load(y + i);
+            Vec<double> sum = mul(c[0], load(rows + i));
             RAPHSON_UNROLL
-            for (int k = 0; k < 4; ++k) sum = fma(c[k], load(rows + k * stride + i), sum);
-            store(y + i, sum);
+            for (int k = 1; k < 4; ++k) sum = fma(c[k], load(rows + k * stride + i), sum);
+            store(y + i, add(load(y + i), sum));
         }
         for (; i < n; ++i) {
             for (int k = 0; k < 4; ++k) y[i] -= a[q + k] * rows[k * stride + i];

@@ -16,7 +16,7 @@ namespace {
 
 using std::int64_t;
 
-constexpr int64_t most_ql_steps = 60;
+constexpr int64_t most_eigen_steps = 60;
 
 // c (m×n) = a (m×k) · b (k×n), contiguous.
 void multiply(int64_t m, int64_t n, int64_t k, const double* a, const double* b, double* c) {
@@ -32,7 +32,7 @@ public:
         work_ = scratch_.take_array<double>(n * n);
         values_ = scratch_.take_array<double>(n);
         std::copy_n(symmetric, n * n, work_);
-        eigh(work_, n, values_, v_, most_ql_steps);
+        eigh(work_, n, values_, v_, most_eigen_steps);
         transpose(v_, n, n, n, vt_, n);
     }
     const double* values() const { return values_; }
