@@ -117,15 +117,12 @@ bool compose(double* z, int64_t n, int64_t max_steps, bool* limited, MatrixRepor
         if (cubic) {
             gemm.product(n, n, n, -0.5, delta, n, from, n, 1.0, from, n, to, n);
         } else {
-            gemm.gram(n, n, 1.0, delta, n, factor, n);
-            table.dense.norms(n, factor, &one, &infinity, &squares);
-            const double bound = std::sqrt(std::min(std::sqrt(squares), infinity));  // of every |σ² − 1|
+            const double bound = std::min(off, infinity);  // of every |σ² − 1|
             lower = std::max(lower, std::sqrt(std::max(1 - bound, 0.0)));
             upper = std::min(upper, std::sqrt(1 + bound));
             const MinimaxStep best = done || lower > upper ? minimax_quintic(1, 1) : minimax_quintic(lower, upper);
             const Step& p = best.step;
-            const double linear = p.b + 2 * p.c;
-            for (int64_t i = 0; i < n * n; ++i) factor[i] = p.c * factor[i] + linear * delta[i];
+            gemm.symmetric(n, p.c, delta, n, delta, n, p.b + 2 * p.c, delta, n, factor, n);
             gemm.product(n, n, n, 1.0, factor, n, from, n, p.a + p.b + p.c, from, n, to, n);
             lower = 2 - best.peak;
             upper = best.peak;
@@ -199,9 +196,9 @@ void polar_of(const FunctionJob& job, const double* x, int64_t m, int64_t n, dou
     }
     gemm.product(m, n, n, 1.0, u, n, h, n, -1.0, x, n, work, n);
     report.residual = frobenius(work, m * n) / norm;
-    transpose(u, n, m, n, work, m);
+    if (m > n) transpose(u, n, m, n, work, m);  // a square U has the same defect by rows
     double squares = 0;
-    gemm.gram(n, m, 1.0, work, m, z, n);
+    gemm.gram(n, m, 1.0, m > n ? work : u, m, z, n);
     distance_to_identity(z, n, &squares);
     report.orthogonality = std::sqrt(squares / static_cast<double>(n));
     judge(job, safe, limited, report);
