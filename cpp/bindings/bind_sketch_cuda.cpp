@@ -33,7 +33,6 @@ CudaMatrix matrix(const Tensor& x, std::int64_t rows) {
     return {x.data(), x.dtype(), x.shape()[0], cols, ld};
 }
 
-// apply of both kinds, and the adjoint of a SparseSign.
 py::object run(const std::string& function, const CudaEmbedding& s, bool adjoint, py::handle given, py::handle given_weights,
                py::handle given_out) {
     const char* const name = adjoint ? "B" : "A";
@@ -86,12 +85,16 @@ void bind_sketch_cuda(py::module_& m) {
         return type == kDLCUDA || type == kDLCUDAManaged;
     });
     // nnz: 0 is an SRHT where one is given, else a Gaussian.
-    m.def("_cuda_sketch", [](const std::string& function, std::uint64_t seed, std::int64_t rows, std::int64_t cols, int nnz, const SRHT* srht,
-                             py::handle a, py::handle weights, py::handle out) {
-        return run(function, {seed, rows, cols, nnz, srht == nullptr ? nullptr : srht->picked().data()}, false, a, weights, out);
+    const auto embedding = [](std::uint64_t seed, std::int64_t rows, std::int64_t cols, int nnz, const SRHT* srht) {
+        return CudaEmbedding{seed, rows, cols, nnz, srht == nullptr ? nullptr : srht->picked().data()};
+    };
+    m.def("_cuda_sketch", [=](const std::string& function, std::uint64_t seed, std::int64_t rows, std::int64_t cols, int nnz, const SRHT* srht,
+                              py::handle a, py::handle weights, py::handle out) {
+        return run(function, embedding(seed, rows, cols, nnz, srht), false, a, weights, out);
     });
-    m.def("_cuda_adjoint", [](const std::string& function, std::uint64_t seed, std::int64_t rows, std::int64_t cols, int nnz, py::handle b) {
-        return run(function, {seed, rows, cols, nnz}, true, b, py::none(), py::none());
+    m.def("_cuda_adjoint", [=](const std::string& function, std::uint64_t seed, std::int64_t rows, std::int64_t cols, int nnz, const SRHT* srht,
+                               py::handle b) {
+        return run(function, embedding(seed, rows, cols, nnz, srht), true, b, py::none(), py::none());
     });
 }
 

@@ -47,6 +47,10 @@ class Embedding:
         """What makes two embeddings of one class different, shape and seed aside; shown by repr."""
         return {}
 
+    def _srht(self) -> _core.SRHT | None:
+        """Whose picked rows CUDA kernels take."""
+        return None
+
     def _add(self, rows: npt.NDArray[Any], first: int, weights: Doubles | None, sums: Doubles) -> None:
         """sums += S[:, first : first + len(rows)] diag(weights) rows."""
         self._core.add(rows, first, weights, sums)
@@ -103,8 +107,7 @@ class Embedding:
         """
         function = f"{self._name}.apply"
         if self._cuda_nnz is not None and _core._is_cuda(A):
-            srht = self._core if isinstance(self._core, _core.SRHT) else None
-            return _core._cuda_sketch(function, self._seed, *self.shape, self._cuda_nnz, srht, A, weights, out)
+            return _core._cuda_sketch(function, self._seed, *self.shape, self._cuda_nnz, self._srht(), A, weights, out)
         w = None if weights is None else self._weights(weights, function)
         if is_sparse(A):
             return self._apply_sparse(A, w, out, function)
@@ -192,8 +195,8 @@ class Embedding:
     def adjoint(self, B: Any) -> Any:
         """Sᵀ B of B (rows, d) or (rows,): (cols, d), in B's framework and dtype."""
         function = f"{self._name}.adjoint"
-        if self._cuda_nnz and _core._is_cuda(B):
-            return _core._cuda_adjoint(function, self._seed, *self.shape, self._cuda_nnz, B)
+        if self._cuda_nnz is not None and _core._is_cuda(B):
+            return _core._cuda_adjoint(function, self._seed, *self.shape, self._cuda_nnz, self._srht(), B)
         view = self._rows_of(B, function)
         if view.shape[0] != self._rows:
             raise ValueError(f"{function}: B must have {self._rows} rows, got shape {view.shape}")

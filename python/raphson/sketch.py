@@ -171,3 +171,7 @@ class SRHT(Embedding):
 
     def _make(self) -> _core.SRHT:
         return _core.SRHT(self._rows, self._cols, self._seed)
+
+    def _srht(self) -> _core.SRHT:
+        core: _core.SRHT = self._core
+        return core

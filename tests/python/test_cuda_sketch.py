@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cuda_arrays
-from raphson.sketch import SRHT, CountSketch, Gaussian, SparseSign
+from raphson.sketch import SRHT, CountSketch, Gaussian, RowSample, SparseSign
 
 device = cuda_arrays.device()
 
@@ -34,11 +34,15 @@ def test_it_is_the_same_embedding(rng, name, dtype, weighted):
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["sparse", "count"])
-def test_the_adjoint_too(rng, name):
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_the_adjoint_too(rng, name, dtype):
     s = EMBEDDINGS[name]
-    b = rng.standard_normal((s.shape[0], D))
-    np.testing.assert_allclose(device.get(s.adjoint(device.put(b))), s.adjoint(b), atol=1e-13)
+    b = rng.standard_normal((s.shape[0], D)).astype(dtype)
+    found = device.get(s.adjoint(device.put(b)))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, s.adjoint(b), atol=1e-12 if dtype == np.float64 else 1e-5)
+    np.testing.assert_allclose(device.get(s.adjoint(device.put(b[:, 0].copy()))), found[:, 0], atol=1e-12)
 
 
 @pytest.mark.parametrize("rows", [1, 100, 3000])
@@ -50,6 +54,18 @@ def test_srht_of_many_shapes(rng, n, rows):
     found, expected = device.get(s.apply(device.put(a), weights=device.put(w))), s.apply(a, weights=w)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * np.abs(a).sum(axis=0).max())
     np.testing.assert_array_equal(device.get(s.apply(device.put(a), weights=device.put(w))), found)
+    b = rng.standard_normal((s.shape[0], 9))
+    found = device.get(s.adjoint(device.put(b)))
+    np.testing.assert_allclose(found, s.adjoint(b), rtol=0, atol=1e-13 * np.abs(b).sum(axis=0).max())
+    np.testing.assert_array_equal(device.get(s.adjoint(device.put(b))), found)
+
+
+@pytest.mark.parametrize(("rows", "n", "d"), [(1, 1, 1), (3, 200, 5), (130, 70, 131), (700, 65, 2)])
+def test_gaussian_adjoint_of_many_shapes(rng, rows, n, d):
+    s = Gaussian(rows, n, seed=2**63)
+    b = rng.standard_normal((rows, d))
+    found = device.get(s.adjoint(device.put(b)))
+    np.testing.assert_allclose(found, s.adjoint(b), rtol=0, atol=1e-13 * np.abs(b).sum(axis=0).max())
 
 
 def test_srht_entries_are_the_cpus(rng):
@@ -92,5 +108,7 @@ def test_what_is_wrong_is_said(rng):
         s.apply(device.put(a), out=device.put(np.ones((40, D + 1))))
     with pytest.raises(TypeError, match="out"):
         s.apply(device.put(a), out=np.ones((40, D)))
+    with pytest.raises(ValueError, match=r"SRHT.adjoint: B must have 20 rows, got shape \(300, 11\)"):
+        SRHT(20, N).adjoint(device.put(a))
     with pytest.raises(RuntimeError, match="is a CUDA array, but this function has no CUDA kernels yet"):
-        SRHT(20, N).adjoint(device.put(a[:20]))
+        RowSample(20, N).adjoint(device.put(a[:20].copy()))

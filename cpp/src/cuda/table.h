@@ -67,7 +67,7 @@ struct CudaTable {
                           CudaPlace place);
     // d (m×m) ← x xᵀ of a contiguous bfloat16 matrix x (m×k) by the kernel that orthogonalize would take: for benches.
     void (*gram)(const void* x, std::int64_t m, std::int64_t k, void* d, CudaPlace place);
-    // out ← S diag(weights) a, and out ← Sᵀ b (of a SparseSign); float64 or float32. weights may be null.
+    // out ← S diag(weights) a, and out ← Sᵀ b; float64 or float32. weights may be null.
     void (*sketch)(const CudaEmbedding& s, const CudaMatrix& a, const double* weights, const CudaMatrix& out, CudaPlace place);
     void (*sketch_adjoint)(const CudaEmbedding& s, const CudaMatrix& b, const CudaMatrix& out, CudaPlace place);
     // A gradient window on the place's device, checked by the caller; who gets it deletes it.

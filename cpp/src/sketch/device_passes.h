@@ -51,6 +51,8 @@ struct NormalEntries {
 void normal_entries(const NormalEntries& s, int64_t n, double* out, int64_t ld, CudaPlace place);
 // out (s.rows × a.cols) = S diag(weights) A, S made where it is used; weights (a.rows) or null. Overwrites.
 void normal_sketch(const NormalEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch);
+// out (n × b.cols) = Sᵀ b of the first n columns; b has s.rows rows. Scratch: at least n × b.cols doubles.
+void normal_adjoint(const NormalEntries& s, const DenseRows& b, int64_t n, const DenseResult& out, Scratch& scratch);
 
 // An SRHT of the first columns: signs by Philox keyed with the seed, and the rows of H that were picked, on the device.
 struct HadamardEntries {
@@ -62,6 +64,9 @@ struct HadamardEntries {
 };
 // out (s.rows × a.cols) = S diag(weights) A; weights (a.rows) or null. Overwrites. One read of A; scratch: sums.
 void hadamard_sketch(const HadamardEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch);
+// out (n × b.cols) = Sᵀ b; picked: the host's copy. Reads b, s.rows rows, once for every 2,048 of out.
+void hadamard_adjoint(const HadamardEntries& s, const int64_t* picked, const DenseRows& b, int64_t n, const DenseResult& out,
+                      Scratch& scratch);
 
 // v, out and totals on the device, too. One read of A up to 16,384 columns or so (what a block's shared memory holds of a
 // row), two beyond.

@@ -12,25 +12,30 @@ DenseRows rows_of(const CudaMatrix& x) { return {x.data, x.type, x.rows, x.cols,
 DenseResult result_of(const CudaMatrix& x) { return {x.data, x.type, x.ld}; }
 SignEntries signs_of(const CudaEmbedding& s) { return {s.seed, sparse_sign_stream, s.rows, s.nnz, 0}; }
 
+double scale_of(const CudaEmbedding& s) { return 1 / std::sqrt(static_cast<double>(s.rows)); }
+NormalEntries normals_of(const CudaEmbedding& s) { return {s.seed, gaussian_stream, s.rows, 0, scale_of(s)}; }
+HadamardEntries hadamard_of(const CudaEmbedding& s, Scratch& scratch) {
+    auto* const picked = scratch.take_array<int64_t>(s.rows);
+    write(s.picked, picked, static_cast<std::size_t>(s.rows) * sizeof(int64_t), scratch.place());
+    return {s.seed, srht_sign_stream, s.rows, picked, scale_of(s)};
+}
+
 }  // namespace
 
 void sketch(const CudaEmbedding& s, const CudaMatrix& a, const double* weights, const CudaMatrix& out, CudaPlace place) {
     const DeviceGuard guard(place.device);
     Scratch scratch(place);
     if (s.nnz > 0) return sign_sketch(signs_of(s), rows_of(a), weights, result_of(out), scratch);
-    const double scale = 1 / std::sqrt(static_cast<double>(s.rows));
-    if (s.picked != nullptr) {
-        auto* const picked = scratch.take_array<int64_t>(s.rows);
-        write(s.picked, picked, static_cast<std::size_t>(s.rows) * sizeof(int64_t), place);
-        return hadamard_sketch({s.seed, srht_sign_stream, s.rows, picked, scale}, rows_of(a), weights, result_of(out), scratch);
-    }
-    const NormalEntries entries{s.seed, gaussian_stream, s.rows, 0, scale};
-    normal_sketch(entries, rows_of(a), weights, result_of(out), scratch);
+    if (s.picked != nullptr) return hadamard_sketch(hadamard_of(s, scratch), rows_of(a), weights, result_of(out), scratch);
+    normal_sketch(normals_of(s), rows_of(a), weights, result_of(out), scratch);
 }
 
 void sketch_adjoint(const CudaEmbedding& s, const CudaMatrix& b, const CudaMatrix& out, CudaPlace place) {
     const DeviceGuard guard(place.device);
-    sign_adjoint(signs_of(s), rows_of(b), s.cols, result_of(out), place);
+    Scratch scratch(place);
+    if (s.nnz > 0) return sign_adjoint(signs_of(s), rows_of(b), s.cols, result_of(out), place);
+    if (s.picked != nullptr) return hadamard_adjoint(hadamard_of(s, scratch), s.picked, rows_of(b), s.cols, result_of(out), scratch);
+    normal_adjoint(normals_of(s), rows_of(b), s.cols, result_of(out), scratch);
 }
 
 }  // namespace raphson::cuda

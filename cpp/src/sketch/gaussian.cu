@@ -94,41 +94,48 @@ __global__ void __launch_bounds__(entry_threads) entries_kernel(const NormalEntr
 
 // ---- the product --------------------------------------------------------------------------------------------------------
 
-constexpr int tile_rows = 64, tile_columns = 128, slice = 16;  // of S; of A; columns of S at once
+constexpr int tile_rows = 64, tile_columns = 128, slice = 16;  // of the result; entries of its sums at once
 constexpr int product_threads = 256, thread_rows = 4, thread_columns = 8, across = tile_columns / thread_columns;
 static_assert(product_threads * thread_rows * thread_columns == tile_rows * tile_columns);
 static_assert(product_threads * 4 == tile_rows * slice);  // every thread makes one block of four normal numbers
 
-struct ProductWork {
-    const void* a;
-    int64_t n, d, ld;
+struct ProductWork {  // S diag(weights) X, or Sᵀ X
+    const void* x;
+    int64_t height, depth, d, ld;  // height × d of depth × d
     const double* weights;
     int64_t row_tiles, column_tiles, parts;
-    double* sums;  // parts × rows of S × d
+    double* sums;  // parts × height × d
 };
 
-template <class T>
+template <bool Adjoint, class T>
 __global__ void __launch_bounds__(product_threads, 2) product_kernel(const NormalEntries s, const ProductWork work) {
     __shared__ double left[slice][tile_rows], right[slice][tile_columns];
     const int thread = static_cast<int>(threadIdx.x), x = thread % across, y = thread / across;
     const int64_t row = blockIdx.x % work.row_tiles * tile_rows, block = blockIdx.x / work.row_tiles;
     const int64_t column = block % work.column_tiles * tile_columns, part = block / work.column_tiles;
-    const int64_t slices = ceil_div(work.n, slice), end = slices * (part + 1) / work.parts;
-    const T* const a = static_cast<const T*>(work.a);
+    const int64_t slices = ceil_div(work.depth, slice), end = slices * (part + 1) / work.parts;
+    const T* const from = static_cast<const T*>(work.x);
     double sum[thread_rows][thread_columns] = {};
     for (int64_t at = slices * part / work.parts; at < end; ++at) {
         const int64_t first = at * slice;
-        constexpr int fours = tile_rows / 4;
-        const FourNormals normals = normals_at(s, first + thread / fours, row / 4 + thread % fours);
+        constexpr int fours = (Adjoint ? slice : tile_rows) / 4;  // down a column of S
+        const int column_of_s = thread / fours, rows_of_s = thread % fours * 4;
+        const FourNormals normals = normals_at(s, (Adjoint ? row : first) + column_of_s, ((Adjoint ? first : row) + rows_of_s) / 4);
 #pragma unroll
-        for (int r = 0; r < 4; ++r) left[thread / fours][thread % fours * 4 + r] = normals.x[r];
+        for (int r = 0; r < 4; ++r) {
+            if constexpr (Adjoint) {
+                left[rows_of_s + r][column_of_s] = normals.x[r];
+            } else {
+                left[column_of_s][rows_of_s + r] = normals.x[r];
+            }
+        }
 #pragma unroll
         for (int i = thread; i < slice * tile_columns; i += product_threads) {
-            const int64_t from = first + i / tile_columns, j = column + i % tile_columns;
+            const int64_t k = first + i / tile_columns, j = column + i % tile_columns;
             double value = 0;
-            if (from < work.n && j < work.d) {
-                value = static_cast<double>(a[from * work.ld + j]);
-                if (work.weights != nullptr) value *= work.weights[from];
+            if (k < work.depth && j < work.d) {
+                value = static_cast<double>(from[k * work.ld + j]);
+                if (work.weights != nullptr) value *= work.weights[k];
             }
             right[i / tile_columns][i % tile_columns] = value;
         }
@@ -148,13 +155,13 @@ __global__ void __launch_bounds__(product_threads, 2) product_kernel(const Norma
         }
         __syncthreads();
     }
-    double* const to = work.sums + part * s.rows * work.d;
+    double* const to = work.sums + part * work.height * work.d;
 #pragma unroll
     for (int i = 0; i < thread_rows; ++i) {
 #pragma unroll
         for (int j = 0; j < thread_columns; ++j) {
             const int64_t r = row + y * thread_rows + i, c = column + x + j * across;
-            if (r < s.rows && c < work.d) to[r * work.d + c] = sum[i][j];
+            if (r < work.height && c < work.d) to[r * work.d + c] = sum[i][j];
         }
     }
 }
@@ -167,23 +174,36 @@ void normal_entries(const NormalEntries& s, int64_t n, double* out, int64_t ld, 
     launch(gaussian_name, place, grid, entries_kernel, s, n, out, ld);
 }
 
-void normal_sketch(const NormalEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch) {
+namespace {
+
+template <bool Adjoint>
+void multiply(const NormalEntries& s, int64_t height, const DenseRows& x, const double* weights, const DenseResult& out, Scratch& scratch) {
     constexpr int64_t blocks_wanted = 528, least_rows_a_part = 256;  // two waves of two for each processor of the largest GPUs
-    const int64_t row_tiles = ceil_div(s.rows, tile_rows), column_tiles = ceil_div(a.cols, tile_columns);
-    ProductWork work{a.data, a.rows, a.cols, a.ld, weights, row_tiles, column_tiles, 1, nullptr};
+    const int64_t row_tiles = ceil_div(height, tile_rows), column_tiles = ceil_div(x.cols, tile_columns);
+    ProductWork work{x.data, height, x.rows, x.cols, x.ld, weights, row_tiles, column_tiles, 1, nullptr};
     const int64_t tiles = row_tiles * column_tiles;
     if (tiles == 0) return;
-    work.parts = std::max<int64_t>(1, std::min(ceil_div(blocks_wanted, tiles), a.rows / least_rows_a_part));
-    work.sums = scratch.take_array<double>(work.parts * s.rows * a.cols);
-    for_real(a.type, gaussian_name, [&](auto like) {
+    work.parts = std::max<int64_t>(1, std::min(ceil_div(blocks_wanted, tiles), x.rows / least_rows_a_part));
+    work.sums = scratch.take_array<double>(work.parts * height * x.cols);
+    for_real(x.type, gaussian_name, [&](auto like) {
         launch(gaussian_name, scratch.place(), {block_count(tiles * work.parts, gaussian_name), product_threads},
-               product_kernel<decltype(like)>, s, work);
+               product_kernel<Adjoint, decltype(like)>, s, work);
     });
     for_real(out.type, gaussian_name, [&](auto like) {
         using Out = decltype(like);
-        const StoreScaled<Out> store{static_cast<Out*>(out.data), out.ld, a.cols, 1.0};
-        add_parts(gaussian_name, work.sums, work.parts, s.rows * a.cols, store, scratch.place());
+        const StoreScaled<Out> store{static_cast<Out*>(out.data), out.ld, x.cols, 1.0};
+        add_parts(gaussian_name, work.sums, work.parts, height * x.cols, store, scratch.place());
     });
+}
+
+}  // namespace
+
+void normal_sketch(const NormalEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch) {
+    multiply<false>(s, s.rows, a, weights, out, scratch);
+}
+
+void normal_adjoint(const NormalEntries& s, const DenseRows& b, int64_t n, const DenseResult& out, Scratch& scratch) {
+    multiply<true>(s, n, b, nullptr, out, scratch);
 }
 
 }  // namespace raphson::cuda

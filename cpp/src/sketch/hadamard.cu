@@ -1,7 +1,12 @@
 // SRHT on a CUDA device: the Hadamard transform of a long vector is that of its chunks, added with the signs of the row's
 // high bits (dense_embeddings.cpp). A block of threads transforms a chunk of eight columns in shared memory, four bits of
-// the row at a time in registers, and adds what the picked rows want of it to sums of its own.
+// the row at a time in registers, and adds what the picked rows want of it to sums of its own. The adjoint scatters B's rows to
+// where a chunk's transform takes them from, and transforms that.
 #include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "cuda/copy.h"
 
 #include "sketch/device_kernels.h"
 #include "sketch/device_passes.h"
@@ -10,6 +15,7 @@ namespace raphson::cuda {
 namespace {
 
 constexpr const char* name = "SRHT";
+constexpr const char* adjoint_name = "SRHT: adjoint";
 constexpr int threads = 512, columns = 8;              // of a block; 32 bytes of a float32 row
 constexpr int least_chunk = 128, most_chunk = 2048;    // signs come 128 at a time; 128 KB of shared memory
 constexpr int64_t blocks_wanted = 528;
@@ -56,6 +62,24 @@ __device__ __forceinline__ void transform_bits(double* x, int chunk, int low) {
     __syncthreads();
 }
 
+__device__ __forceinline__ void transform(double* x, int chunk, int bits) {
+    int low = 0;
+    for (; low + 4 <= bits; low += 4) transform_bits<4>(x, chunk, low);
+    if (bits - low == 3) transform_bits<3>(x, chunk, low);
+    if (bits - low == 2) transform_bits<2>(x, chunk, low);
+    if (bits - low == 1) transform_bits<1>(x, chunk, low);
+}
+
+// Of the rows begin … begin + chunk − 1, a bit each.
+__device__ __forceinline__ void make_signs(const HadamardEntries& s, int64_t begin, int chunk, std::uint32_t* signs) {
+    for (int i = static_cast<int>(threadIdx.x); i < chunk / 128; i += threads) {
+        const FourNumbers four = philox(s.seed, s.stream, static_cast<std::uint64_t>((begin >> 7) + i), 0);
+#pragma unroll
+        for (int word = 0; word < 4; ++word) signs[4 * i + word] = four[word];
+    }
+    __syncthreads();
+}
+
 template <class T>
 __global__ void __launch_bounds__(threads) hadamard_kernel(const HadamardEntries s, const Work work) {
     double* const x = reinterpret_cast<double*>(dynamic_shared());
@@ -66,12 +90,7 @@ __global__ void __launch_bounds__(threads) hadamard_kernel(const HadamardEntries
     const T* const a = static_cast<const T*>(work.a);
     for (int64_t c = first; c < end; ++c) {
         const int64_t begin = c * work.chunk;
-        for (int i = static_cast<int>(threadIdx.x); i < work.chunk / 128; i += threads) {
-            const FourNumbers four = philox(s.seed, s.stream, static_cast<std::uint64_t>((begin >> 7) + i), 0);
-#pragma unroll
-            for (int word = 0; word < 4; ++word) signs[4 * i + word] = four[word];
-        }
-        __syncthreads();
+        make_signs(s, begin, work.chunk, signs);
         for (int at = static_cast<int>(threadIdx.x); at < work.chunk * columns; at += threads) {
             const int row = at / columns;
             const int64_t i = begin + row, j = column + at % columns;
@@ -84,11 +103,7 @@ __global__ void __launch_bounds__(threads) hadamard_kernel(const HadamardEntries
             x[at] = value;
         }
         __syncthreads();
-        int low = 0;
-        for (; low + 4 <= work.bits; low += 4) transform_bits<4>(x, work.chunk, low);
-        if (work.bits - low == 3) transform_bits<3>(x, work.chunk, low);
-        if (work.bits - low == 2) transform_bits<2>(x, work.chunk, low);
-        if (work.bits - low == 1) transform_bits<1>(x, work.chunk, low);
+        transform(x, work.chunk, work.bits);
         for (int64_t at = threadIdx.x; at < s.rows * columns; at += threads) {
             const int64_t r = at / columns, j = column + at % columns, pick = s.picked[r];
             if (j >= work.d) continue;
@@ -101,27 +116,102 @@ __global__ void __launch_bounds__(threads) hadamard_kernel(const HadamardEntries
     }
 }
 
+struct AdjointWork {
+    const void* b;
+    int64_t ld;
+    int chunk, bits;
+    int64_t n, d, out_ld, column_tiles;
+    const int64_t* order;   // the rows of S by the low bits of what they picked
+    const int64_t* starts;  // chunk + 1: where in `order` those of each low part begin
+};
+
+template <class T, class Out>
+__global__ void __launch_bounds__(threads) adjoint_kernel(const HadamardEntries s, const AdjointWork work, Out* out) {
+    double* const x = reinterpret_cast<double*>(dynamic_shared());
+    auto* const signs = reinterpret_cast<std::uint32_t*>(x + static_cast<int64_t>(work.chunk) * columns);
+    const int64_t begin = blockIdx.x / work.column_tiles * work.chunk, column = blockIdx.x % work.column_tiles * columns;
+    const T* const b = static_cast<const T*>(work.b);
+    make_signs(s, begin, work.chunk, signs);
+    for (int at = static_cast<int>(threadIdx.x); at < work.chunk * columns; at += threads) {
+        const int64_t low = at / columns, j = column + at % columns;
+        double sum = 0;
+        for (int64_t k = work.starts[low]; j < work.d && k < work.starts[low + 1]; ++k) {
+            const int64_t r = work.order[k];
+            const auto value = static_cast<double>(b[r * work.ld + j]);
+            sum += odd_parity(static_cast<std::uint64_t>(begin & s.picked[r])) ? -value : value;
+        }
+        x[at] = sum;
+    }
+    __syncthreads();
+    transform(x, work.chunk, work.bits);
+    for (int at = static_cast<int>(threadIdx.x); at < work.chunk * columns; at += threads) {
+        const int row = at / columns;
+        const int64_t i = begin + row, j = column + at % columns;
+        if (i >= work.n || j >= work.d) continue;
+        const double value = s.scale * x[at];
+        out[i * work.out_ld + j] = static_cast<Out>((signs[row / 32] >> (row % 32) & 1) != 0 ? -value : value);
+    }
+}
+
+std::size_t shared_for(int chunk) { return static_cast<std::size_t>(chunk) * (columns * sizeof(double) + 1); }
+
+int chunk_for(int64_t rows, CudaPlace place) {
+    int chunk = power_of_two(rows, least_chunk, most_chunk);
+    while (chunk > least_chunk && shared_for(chunk) > traits(place.device).shared_bytes) chunk /= 2;
+    return chunk;
+}
+int bits_of(int chunk) {
+    int bits = 0;
+    while (1 << bits < chunk) ++bits;
+    return bits;
+}
+
 }  // namespace
 
 void hadamard_sketch(const HadamardEntries& s, const DenseRows& a, const double* weights, const DenseResult& out, Scratch& scratch) {
     const CudaPlace place = scratch.place();
     Work work{a.data, a.rows, a.cols, a.ld, weights, 0, 0, 0, 1, ceil_div(a.cols, columns), nullptr};
     if (work.column_tiles == 0) return;
-    const auto shared = [](int chunk) { return static_cast<std::size_t>(chunk) * (columns * sizeof(double) + 1); };
-    work.chunk = power_of_two(std::min(a.rows, 2 * s.rows), least_chunk, most_chunk);
-    while (work.chunk > least_chunk && shared(work.chunk) > traits(place.device).shared_bytes) work.chunk /= 2;
-    while (1 << work.bits < work.chunk) ++work.bits;
+    work.chunk = chunk_for(std::min(a.rows, 2 * s.rows), place);
+    work.bits = bits_of(work.chunk);
     work.chunks = std::max<int64_t>(1, ceil_div(a.rows, work.chunk));
     work.parts = std::clamp<int64_t>(ceil_div(blocks_wanted, work.column_tiles), 1, work.chunks);
     work.sums = scratch.take_array<double>(work.parts * s.rows * a.cols);
     for_real(a.type, name, [&](auto like) {
-        const Grid grid{block_count(work.column_tiles * work.parts, name), threads, shared(work.chunk)};
+        const Grid grid{block_count(work.column_tiles * work.parts, name), threads, shared_for(work.chunk)};
         launch(name, place, grid, hadamard_kernel<decltype(like)>, s, work);
     });
     for_real(out.type, name, [&](auto like) {
         using Out = decltype(like);
         const StoreScaled<Out> store{static_cast<Out*>(out.data), out.ld, a.cols, s.scale};
         add_parts(name, work.sums, work.parts, s.rows * a.cols, store, place);
+    });
+}
+
+void hadamard_adjoint(const HadamardEntries& s, const int64_t* picked, const DenseRows& b, int64_t n, const DenseResult& out,
+                      Scratch& scratch) {
+    const CudaPlace place = scratch.place();
+    const int chunk = chunk_for(n, place);
+    const int64_t column_tiles = ceil_div(b.cols, columns);
+    if (n == 0 || column_tiles == 0) return;
+    std::vector<int64_t> order(static_cast<std::size_t>(s.rows)), starts(static_cast<std::size_t>(chunk) + 1, 0);
+    const auto low = [&](int64_t r) { return picked[r] & (chunk - 1); };
+    std::iota(order.begin(), order.end(), int64_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](int64_t r, int64_t t) { return low(r) < low(t); });
+    for (const int64_t r : order) ++starts[static_cast<std::size_t>(low(r)) + 1];
+    std::partial_sum(starts.begin(), starts.end(), starts.begin());
+    const auto on_device = [&](const std::vector<int64_t>& from) {
+        auto* const to = scratch.take_array<int64_t>(static_cast<int64_t>(from.size()));
+        write(from.data(), to, from.size() * sizeof(int64_t), place);
+        return to;
+    };
+    const AdjointWork work{b.data, b.ld, chunk, bits_of(chunk), n, b.cols, out.ld, column_tiles, on_device(order), on_device(starts)};
+    const Grid grid{block_count(column_tiles * ceil_div(n, chunk), adjoint_name), threads, shared_for(chunk)};
+    for_real(b.type, adjoint_name, [&](auto like) {
+        for_real(out.type, adjoint_name, [&](auto result) {
+            using Out = decltype(result);
+            launch(adjoint_name, place, grid, adjoint_kernel<decltype(like), Out>, s, work, static_cast<Out*>(out.data));
+        });
     });
 }
 
