@@ -242,8 +242,8 @@ def polar(x: Any, *, tol: float | None = None, max_steps: int = 100, errors: str
     -----
     Newton's iteration X ← ½(μX + μ⁻¹X⁻ᵀ) with the scaling μ⁴ = ‖X⁻¹‖₁‖X⁻¹‖_∞ / (‖X‖₁‖X‖_∞) (Higham, "Functions of
     Matrices", 2008, section 8.6), on the triangle of a Householder QR where m ≠ n; the inverses by Gauss–Jordan
-    elimination, in which all but narrow panels are products. After one to three such steps the singular values lie in an
-    interval that the odd quintics nearest to 1 bring to 1 in three to five steps (:func:`minimax_schedule`). From a
+    elimination, in which all but narrow panels are products. After one to three such steps the singular values lie in
+    an interval that the odd quintics nearest to 1 bring to 1 in three to five steps (:func:`minimax_schedule`). From a
     condition of 1e8 on the triangle is multiplied by a random orthogonal matrix first, without which elimination loses
     digits on some. Always in float64, rounded once. 2k³ flops a Newton step, 4k³ a polynomial, 5k³ at the end,
     k = min(m, n), and 8k²(max(m, n) − k).
