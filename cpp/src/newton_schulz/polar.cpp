@@ -23,6 +23,11 @@ constexpr double singular = 1e15;  // … from which on the smallest singular va
 // An inverse costs 4 products at n = 64, 2 at 512, and a step of products 2.2: the bound of σ from which on these are cheaper.
 double few_steps(int64_t n) { return std::clamp(2e4 / static_cast<double>(n), 20.0, 300.0); }
 
+constexpr std::uint32_t most_shakes = 8;
+// One random matrix in a thousand or so is unlucky: where ‖UH − X‖_F/‖X‖_F is above this, another is tried.
+constexpr std::uint32_t most_attempts = 4;
+double good(int64_t n) { return 8e-15 * std::sqrt(std::max(1.0, static_cast<double>(n) / 500)); }
+
 // x += size·r with entries r of variance 1, always the same.
 void add_noise(double* x, int64_t n, double size, std::uint32_t stream) {
     const PhiloxKey key = PhiloxKey::from_seed(0x706f6c6172);
@@ -38,14 +43,20 @@ void add_noise(double* x, int64_t n, double size, std::uint32_t stream) {
 // than A, as it is of triangular matrices and of columns of very different size; QᵀA has forgotten both.
 class Mixture {
 public:
-    Mixture(int64_t n, double* room) : n_(n), room_(room) {}  // n×n
+    Mixture(int64_t n, double* room, std::uint32_t attempt)  // room: n×n
+        : n_(n), room_(room), stream_(attempt * (most_shakes + 1)) {}
     bool entered() const { return q_.has_value(); }
     void enter(double* z) {
         std::fill_n(room_, n_ * n_, 0.0);
-        add_noise(room_, n_, 1.0, 1);
+        add_noise(room_, n_, 1.0, stream_);
         q_.emplace(room_, n_, n_, n_);
         q_->apply(true, z, n_, n_);
     }
+    // Half an ulp of z, below the backward error of any algorithm, gives null spaces a basis. Few times at most.
+    void shake(double* z, double norm) {
+        add_noise(z, n_, 0.5 * eps * norm / std::sqrt(static_cast<double>(n_)), stream_ + ++shaken_);
+    }
+    bool exhausted() const { return shaken_ == most_shakes; }
     void leave(double* z) const {
         if (q_) q_->apply(false, z, n_, n_);
     }
@@ -53,6 +64,7 @@ public:
 private:
     int64_t n_;
     double* room_;
+    std::uint32_t stream_, shaken_ = 0;
     std::optional<HouseholderQr> q_;
 };
 
@@ -75,13 +87,16 @@ bool newton(double* z, int64_t n, int64_t max_steps, Mixture& mixture, MatrixRep
         if (report.iterations == 0 && !mixture.entered()) {
             report.cond = regular && std::isfinite(cond) ? cond : INFINITY;
             if (!(report.cond < ill)) {
-                // Half an ulp is below the backward error of any algorithm, and it gives null spaces a basis.
-                if (!(report.cond < singular)) add_noise(z, n, 0.5 * eps * norm / std::sqrt(static_cast<double>(n)), 0);
+                if (!(report.cond < singular)) mixture.shake(z, norm);
                 mixture.enter(z);
                 continue;
             }
         }
-        if (!regular || !std::isfinite(cond)) return false;
+        if (!regular || !std::isfinite(cond)) {
+            if (report.iterations > 0 || !mixture.entered() || mixture.exhausted()) return false;
+            mixture.shake(z, norm);  // of few rows the mixture may have rounded all of it away
+            continue;
+        }
         const double top = std::sqrt(one) * std::sqrt(infinity), bottom = std::sqrt(inverse_one) * std::sqrt(inverse_infinity);
         const double mu = std::sqrt(bottom / top);
         (void)table.dense.blend_transposed(n, 0.5 * mu, z, 0.5 / mu, inverse, z);
@@ -135,12 +150,15 @@ bool compose(double* z, int64_t n, int64_t max_steps, bool* limited, MatrixRepor
     return true;
 }
 
-// z (n×n) ← the orthogonal factor nearest to it. False where it was not found: z is the last iterate.
-bool orthogonal_factor(double* z, int64_t n, int64_t max_steps, bool* limited, MatrixReport& report) {
+// z (n×n) ← the orthogonal factor nearest to it. False where it was not found: z is the last iterate. `random`: whether it
+// hangs on random numbers, of which every attempt has others.
+bool orthogonal_factor(double* z, int64_t n, int64_t max_steps, std::uint32_t attempt, bool* random, bool* limited,
+                       MatrixReport& report) {
     Workspace scratch;
-    Mixture mixture(n, scratch.take_array<double>(n * n));
+    Mixture mixture(n, scratch.take_array<double>(n * n), attempt);
     const bool found = newton(z, n, max_steps, mixture, report) && compose(z, n, max_steps, limited, report);
     mixture.leave(z);
+    *random = mixture.entered();
     return found;
 }
 
@@ -170,26 +188,39 @@ void polar_of(const FunctionJob& job, const double* x, int64_t m, int64_t n, dou
         judge(job, safe, false, report);
         return;
     }
+    std::optional<HouseholderQr> qr;
     if (m > n) {
-        const HouseholderQr qr(copy, n, m, n);
-        qr.upper(r, n);
-        std::copy_n(r, n * n, z);
-        if (!orthogonal_factor(z, n, job.options.max_steps, &limited, report)) report.status = Status::breakdown;
-        embed(z);
-        qr.apply(false, u, n, n);
+        qr.emplace(copy, n, m, n);
+        qr->upper(r, n);
     } else {
         std::copy_n(x, n * n, r);
-        std::copy_n(x, n * n, z);
-        if (!orthogonal_factor(z, n, job.options.max_steps, &limited, report)) report.status = Status::breakdown;
-        embed(z);
     }
-    if (cancelled()) return;
-    // H = Uᵀ X, symmetric but for rounding; both are rounded before they are measured.
-    transpose(z, n, n, n, work, n);
-    gemm.product(n, n, n, 1.0, work, n, r, n, 0.0, nullptr, 0, h, n);
-    for (int64_t i = 0; i < n; ++i) {
-        for (int64_t j = 0; j < i; ++j) h[i * n + j] = h[j * n + i] = 0.5 * (h[i * n + j] + h[j * n + i]);
+    bool found = false;
+    int64_t spent = 0;
+    for (std::uint32_t attempt = 0; attempt < most_attempts; ++attempt) {
+        bool random = false;
+        report.iterations = 0;
+        std::copy_n(r, n * n, z);
+        found = orthogonal_factor(z, n, job.options.max_steps - spent, attempt, &random, &limited, report);
+        spent += report.iterations;
+        if (cancelled()) return;
+        transpose(z, n, n, n, work, n);
+        gemm.product(n, n, n, 1.0, work, n, r, n, 0.0, nullptr, 0, h, n);  // H = Uᵀ X, symmetric but for rounding
+        double squares = 0;
+        for (int64_t i = 0; i < n; ++i) {
+            for (int64_t j = 0; j < i; ++j) {
+                const double apart = 0.5 * (h[i * n + j] - h[j * n + i]);
+                squares += 2 * apart * apart;
+                h[i * n + j] = h[j * n + i] = 0.5 * (h[i * n + j] + h[j * n + i]);
+            }
+        }
+        if (!found || !random || spent >= job.options.max_steps || std::sqrt(squares) <= good(n) * norm) break;
     }
+    report.iterations = spent;
+    if (!found) report.status = Status::breakdown;
+    embed(z);
+    if (qr) qr->apply(false, u, n, n);
+    // Both are rounded before they are measured.
     if (job.narrow) {
         round_to_float(u, m * n);
         round_to_float(h, n * n);
