@@ -174,7 +174,7 @@ void run(const Call& call, const Task& task) {
     Workspace scratch;
     double* const x = scratch.take_array<double>(m * n);
     double* const first = scratch.take_array<double>(m * n);
-    double* const second = scratch.take_array<double>(two ? n * n : 0);
+    double* const second = scratch.take_array<double>(two || polar ? n * n : 0);  // polar measures by its H, wanted or not
     const FunctionExponents exponents = exponents_of(call.function, call.p, task.max_abs, *call.options);
     load_scaled(a, exponents.load, x);
 
