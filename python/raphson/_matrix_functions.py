@@ -253,8 +253,9 @@ def polar(x: Any, *, tol: float | None = None, max_steps: int = 100, errors: str
     order, until G is near I; each is backward stable (Nakatsukasa and Higham, SIAM J. Matrix Anal. Appl. 33, 2012).
     ``cond`` is H's, by its inverse.
 
-    Where X is singular to working precision a fixed perturbation of half an ulp of ‖X‖_F gives its null space a basis:
-    U is then the partial isometry completed to orthonormal columns (rows). Which completion is arbitrary, H is not.
+    Where X is singular to working precision a fixed perturbation of half an ulp of ‖X‖_F gives its null space a basis
+    (another where the residual shows that the first was unlucky): U is then the partial isometry completed to
+    orthonormal columns (rows). Which completion is arbitrary, H is not.
     """
     return _evaluate("polar", x, _polar_result, tol=tol, max_steps=max_steps, errors=errors)
 

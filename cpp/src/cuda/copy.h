@@ -23,6 +23,16 @@ void write(const void* from, void* to, std::size_t bytes, CudaPlace place);
 inline void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, CudaPlace place) {
     if (bytes != 0) check(cudaMemcpyAsync(to, from, bytes, kind, stream(place)), "copy");
 }
+template <class T>
+T* upload(const T* from, int64_t count, Scratch& scratch) {
+    T* const to = scratch.take_array<T>(count);
+    write(from, to, static_cast<std::size_t>(count) * sizeof(T), scratch.place());
+    return to;
+}
+template <class T>
+T* upload(const std::vector<T>& from, Scratch& scratch) {
+    return upload(from.data(), static_cast<int64_t>(from.size()), scratch);
+}
 // Waits; `name`: of what is waited for, in an error.
 template <class T>
 std::vector<T> read(const T* from, int64_t count, CudaPlace place, const char* name = "copy to the host") {

@@ -35,13 +35,6 @@ struct StoreScaled {  // rows of `cols` numbers
     __device__ void operator()(int64_t i, double sum) const { data[i / cols * ld + i % cols] = static_cast<T>(scale * sum); }
 };
 
-// The least power of two that is at least n, between `least` and `most`, both powers of two.
-inline int power_of_two(int64_t n, int least, int most) {
-    int p = least;
-    while (p < n && p < most) p *= 2;
-    return p;
-}
-
 template <class Store>
 void add_parts(const char* name, const double* parts, int64_t count, int64_t size, const Store& store, CudaPlace place) {
     const int slices = power_of_two(count, 1, most_slices);

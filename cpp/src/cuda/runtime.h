@@ -102,5 +102,11 @@ void launch(const char* name, CudaPlace place, const Grid& grid, void (*kernel)(
 }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// The least power of two that is at least n, between `least` and `most`, both powers of two.
+inline int power_of_two(int64_t n, int least, int most) {
+    int p = least;
+    while (p < n && p < most) p *= 2;
+    return p;
+}
 
 }  // namespace raphson::cuda

@@ -173,7 +173,6 @@ void polar_of(const FunctionJob& job, const double* x, int64_t m, int64_t n, dou
     double* const work = scratch.take_array<double>(m * n);
     const double norm = frobenius(x, m * n);
     const double safe = polar_tolerance(job.narrow);
-    std::copy_n(x, m * n, copy);
     const auto embed = [&](const double* square) {  // [square; 0]
         std::copy_n(square, n * n, u);
         std::fill_n(u + n * n, (m - n) * n, 0.0);
@@ -190,6 +189,7 @@ void polar_of(const FunctionJob& job, const double* x, int64_t m, int64_t n, dou
     }
     std::optional<HouseholderQr> qr;
     if (m > n) {
+        std::copy_n(x, m * n, copy);
         qr.emplace(copy, n, m, n);
         qr->upper(r, n);
     } else {

@@ -12,15 +12,6 @@
 
 namespace raphson::cuda {
 
-inline double* upload(const double* from, int64_t count, Scratch& scratch) {
-    auto* const to = scratch.take_array<double>(count);
-    write(from, to, static_cast<std::size_t>(count) * sizeof(double), scratch.place());
-    return to;
-}
-inline double* upload(const std::vector<double>& from, Scratch& scratch) {
-    return upload(from.data(), static_cast<int64_t>(from.size()), scratch);
-}
-
 // Rows that lie whole are read where they are; all else is copied once.
 inline DeviceCost dense_cost(const CudaView& given, Scratch& scratch) {
     DeviceCost cost;

@@ -157,8 +157,7 @@ SparseResult sparse(const CudaTransport& given, Potentials potentials, double mo
     const Placed at(given, potentials.f, potentials.g, scratch);
     auto* const masses = scratch.take_array<unsigned long long>(mass_bins);
     masses_by_size(at.cost, at.balance, at.u, at.psi, masses, place);
-    std::vector<unsigned long long> found(mass_bins);
-    read(contiguous(masses, DType::float64, mass_bins, 1), found.data(), place);
+    const std::vector<unsigned long long> found = read(masses, mass_bins, place);
     SparseResult result;
     int cut = 0;
     for (; cut < mass_bins; ++cut) {
@@ -169,12 +168,9 @@ SparseResult sparse(const CudaTransport& given, Potentials potentials, double mo
     const double threshold = cut == 0 ? 0 : std::ldexp(1.0, cut - 1023);
     constexpr int64_t no_limit = std::numeric_limits<int64_t>::max();
     const DevicePattern kept = collect(at.cost, at.balance, at.u, at.psi, threshold, no_limit, false, scratch);
-    result.row_end.resize(static_cast<std::size_t>(kept.rows));
-    result.index.resize(static_cast<std::size_t>(kept.count));
     result.value = read(kept.by_rows, kept.count, place);
-    // copies of bits, which read() takes for numbers of that width
-    read(contiguous(const_cast<int64_t*>(kept.row_begin + 1), DType::float64, kept.rows, 1), result.row_end.data(), place);
-    read(contiguous(const_cast<std::int32_t*>(kept.column), DType::float32, kept.count, 1), result.index.data(), place);
+    result.row_end = read(kept.row_begin + 1, kept.rows, place);
+    result.index = read(kept.column, kept.count, place);
     return result;
 }
 

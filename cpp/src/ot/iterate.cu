@@ -129,8 +129,7 @@ public:
         } else {
             auto* range = scratch.take_array<double>(cost_range_parts);
             cost_range(cost, range, place_);
-            const std::vector<double> found = read(range, 2, place_, reading);
-            std::copy_n(found.data(), 2, ends);
+            std::copy_n(read(range, 2, place_, reading).data(), 2, ends);
         }
         const Facts facts = read(facts_, 1, place_, reading)[0];
         span_ = ends[1] >= ends[0] ? ends[1] - ends[0] : 0;

@@ -189,13 +189,6 @@ __global__ void __launch_bounds__(threads) masses_kernel(const Entries cost, int
     }
 }
 
-int64_t read_one(const int64_t* from, CudaPlace place) {
-    int64_t value = 0;
-    static_assert(sizeof value == sizeof(double));  // a copy is a copy
-    read(contiguous(const_cast<int64_t*>(from), DType::float64, 1, 1), &value, place);
-    return value;
-}
-
 void order_by_columns(DevicePattern& pattern, Scratch& scratch) {
     const CudaPlace place = scratch.place();
     constexpr int64_t fewest_rows = 8;
@@ -238,7 +231,7 @@ DevicePattern collect(const DeviceCost& cost, const DeviceBalance& balance, cons
                balance.a, threshold, counts, nullptr, nullptr, nullptr);
     });
     launch("sinkhorn: large entries", place, {dim3(1), scan_threads}, scan_kernel, counts, cost.rows, begin);
-    const int64_t count = read_one(begin + cost.rows, place);
+    const int64_t count = read(begin + cost.rows, 1, place)[0];
     if (count > capacity) return pattern;
     pattern.count = count;
     auto* const index = scratch.take_array<std::int32_t>(count);
@@ -261,7 +254,6 @@ double kth_largest(const DevicePattern& pattern, int64_t k, Scratch& scratch) {
     constexpr int64_t most = 1024;
     const Grid grid{dim3(static_cast<unsigned>(std::clamp<int64_t>(ceil_div(pattern.count, threads), 1, most))), threads};
     unsigned long long prefix = 0;
-    std::vector<unsigned long long> found(digits);
     for (int left = value_bits; left > 0;) {
         const int shift = std::max(left - digit_bits, 0);
         // the last digit overlaps the one before: bits that are known count among the prefix's
@@ -269,7 +261,7 @@ double kth_largest(const DevicePattern& pattern, int64_t k, Scratch& scratch) {
         check(cudaMemsetAsync(counts, 0, digits * sizeof(unsigned long long), stream(place)), "sinkhorn: largest entries");
         launch("sinkhorn: largest entries", place, grid, digit_kernel, pattern.by_rows, pattern.count,
                prefix >> (digit_bits - fresh), shift, counts);
-        read(contiguous(counts, DType::float64, digits, 1), found.data(), place);
+        const std::vector<unsigned long long> found = read(counts, digits, place);
         const unsigned long long known = fresh == digit_bits ? 0 : (prefix & ((1ull << (digit_bits - fresh)) - 1)) << fresh;
         unsigned long long digit = known + (1ull << fresh) - 1;
         for (; digit > known && k > static_cast<int64_t>(found[digit]); --digit) k -= static_cast<int64_t>(found[digit]);

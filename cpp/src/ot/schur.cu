@@ -122,11 +122,7 @@ CgOutcome conjugate_gradients(const DeviceSchur& system, const std::function<voi
                states + 1 - now);
         now = 1 - now;
     };
-    const auto look = [&] {
-        State state;
-        read(contiguous(states + now, DType::float64, sizeof(State) / sizeof(double), 1), &state, place);
-        return state;
-    };
+    const auto look = [&] { return read(states + now, 1, place)[0]; };
     move(true);
     State state = look();
     for (int done = 0; state.stopped == 0 && done < most;) {

@@ -15,9 +15,7 @@ SignEntries signs_of(const CudaEmbedding& s) { return {s.seed, sparse_sign_strea
 double scale_of(const CudaEmbedding& s) { return 1 / std::sqrt(static_cast<double>(s.rows)); }
 NormalEntries normals_of(const CudaEmbedding& s) { return {s.seed, gaussian_stream, s.rows, 0, scale_of(s)}; }
 HadamardEntries hadamard_of(const CudaEmbedding& s, Scratch& scratch) {
-    auto* const picked = scratch.take_array<int64_t>(s.rows);
-    write(s.picked, picked, static_cast<std::size_t>(s.rows) * sizeof(int64_t), scratch.place());
-    return {s.seed, srht_sign_stream, s.rows, picked, scale_of(s)};
+    return {s.seed, srht_sign_stream, s.rows, upload(s.picked, s.rows, scratch), scale_of(s)};
 }
 
 }  // namespace

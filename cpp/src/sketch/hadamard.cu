@@ -200,12 +200,8 @@ void hadamard_adjoint(const HadamardEntries& s, const int64_t* picked, const Den
     std::stable_sort(order.begin(), order.end(), [&](int64_t r, int64_t t) { return low(r) < low(t); });
     for (const int64_t r : order) ++starts[static_cast<std::size_t>(low(r)) + 1];
     std::partial_sum(starts.begin(), starts.end(), starts.begin());
-    const auto on_device = [&](const std::vector<int64_t>& from) {
-        auto* const to = scratch.take_array<int64_t>(static_cast<int64_t>(from.size()));
-        write(from.data(), to, from.size() * sizeof(int64_t), place);
-        return to;
-    };
-    const AdjointWork work{b.data, b.ld, chunk, bits_of(chunk), n, b.cols, out.ld, column_tiles, on_device(order), on_device(starts)};
+    const AdjointWork work{b.data, b.ld, chunk, bits_of(chunk), n, b.cols, out.ld, column_tiles, upload(order, scratch),
+                           upload(starts, scratch)};
     const Grid grid{block_count(column_tiles * ceil_div(n, chunk), adjoint_name), threads, shared_for(chunk)};
     for_real(b.type, adjoint_name, [&](auto like) {
         for_real(out.type, adjoint_name, [&](auto result) {
