@@ -97,7 +97,7 @@ py::list orthogonalize_list(const py::sequence& arrays, py::handle schedule, py:
         std::vector<MemoryUse> uses;
         for (std::size_t i = 0; i < count; ++i) {
             uses.push_back({&arguments[i]->x, i, false});
-            uses.push_back({&arguments[i]->destination(), i, true});
+            if (!arguments[i]->fresh) uses.push_back({&arguments[i]->destination(), i, true});
         }
         require_disjoint(std::move(uses));
     }
@@ -158,7 +158,6 @@ void bind_newton_schulz(py::module_& m) {
     m.def("orthogonalize", orthogonalize_array);
     m.def("orthogonalize_many", orthogonalize_list);
     m.def("plan", plan_shape);
-    m.def("schedule_names", [] { return Schedule::names(); });
     m.def("schedule", [](const std::string& name, int steps, std::int64_t rows, std::int64_t cols) {
         return as_array(Schedule::named(name, steps, rows, cols).steps());
     });

@@ -234,7 +234,7 @@ void bind_ot(py::module_& m) {
         return out;
     });
     // An array's memory as NumPy sees it, float64 or float32; and back: a copy in the framework of `like`.
-    m.def("_as_numpy", [](py::handle object, std::string function, std::string argument) -> py::object {
+    const auto as_numpy = [](py::handle object, std::string function, std::string argument, bool write) -> py::object {
         struct Held {
             std::string function, argument;
             std::optional<Tensor> tensor;
@@ -242,8 +242,13 @@ void bind_ot(py::module_& m) {
         auto held = std::make_unique<Held>();
         held->function = std::move(function);
         held->argument = std::move(argument);
-        held->tensor.emplace(object, Where{held->function.c_str(), held->argument.c_str()}, float64_float32);
+        held->tensor.emplace(object, Where{held->function.c_str(), held->argument.c_str()}, float64_float32,
+                             write ? Access::write : Access::read);
         held->tensor->hold();
+        if (write) {
+            held->tensor->require_writable(held->tensor->where());
+            require_no_sharing(*held->tensor, held->tensor->where());
+        }
         const Tensor& t = *held->tensor;
         std::vector<py::ssize_t> shape(t.shape(), t.shape() + t.ndim()), strides;
         for (int k = 0; k < t.ndim(); ++k) strides.push_back(static_cast<py::ssize_t>(t.strides()[k] * itemsize(t.dtype())));
@@ -251,15 +256,19 @@ void bind_ot(py::module_& m) {
         const void* data = t.data();
         const py::capsule owner(held.release(), [](void* p) { delete static_cast<Held*>(p); });
         py::array view(type, shape, strides, data, owner);
-        view.attr("setflags")(py::arg("write") = false);
+        if (!write) view.attr("setflags")(py::arg("write") = false);
         return view;
-    });
-    // TypeError naming both unless they share a framework and a device; dtypes may differ.
-    m.def("_require_same", [](py::handle a, py::handle b, const std::string& function, const std::string& name_a, const std::string& name_b) {
+    };
+    m.def("_as_numpy", as_numpy, py::arg("array"), py::arg("function"), py::arg("argument"), py::arg("write") = false);
+    // TypeError naming both unless they share a framework and a device, and the dtype if that is asked.
+    const auto require_both = [](py::handle a, py::handle b, const std::string& function, const std::string& name_a,
+                                 const std::string& name_b, bool same_dtype) {
         const Tensor left(a, {function.c_str(), name_a.c_str()}, float64_float32 | and_cuda);
         const Tensor right(b, {function.c_str(), name_b.c_str()}, float64_float32 | and_cuda);
-        require_same(left, right, false);
-    });
+        require_same(left, right, same_dtype);
+    };
+    m.def("_require_same", require_both, py::arg("a"), py::arg("b"), py::arg("function"), py::arg("name_a"), py::arg("name_b"),
+          py::arg("same_dtype") = false);
     m.def("_is_numpy", [](py::handle a) {
         return std::strcmp(Tensor(a, {"raphson", "array"}, float64_float32 | and_cuda).framework(), "numpy") == 0;
     });

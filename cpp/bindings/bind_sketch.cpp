@@ -81,15 +81,13 @@ void bind_dense(py::module_& m, const char* name) {
         .def("entries", dense_entries<Embedding>);
 }
 
-LstsqOptions lstsq_options(double ridge, double rcond, int method, double tol, int max_iter, std::uint64_t seed, std::int64_t rows) {
+LstsqOptions lstsq_options(double ridge, double rcond, int method, double tol, std::uint64_t seed) {
     LstsqOptions options;
     options.ridge = ridge;
     options.rcond = rcond;
     options.method = static_cast<LstsqMethod>(method);
     options.tol = tol;
-    options.max_iter = max_iter;
     options.seed = seed;
-    options.sketch_rows = rows;
     return options;
 }
 
@@ -107,9 +105,8 @@ py::dict as_dict(const LstsqResult& r, std::int64_t n, std::int64_t k) {
     return d;
 }
 
-py::dict solve(const Rows& a, const Doubles& b, bool single, double ridge, double rcond, int method, double tol, int max_iter,
-               std::uint64_t seed, std::int64_t rows) {
-    const LstsqOptions options = lstsq_options(ridge, rcond, method, tol, max_iter, seed, rows);
+py::dict solve(const Rows& a, const Doubles& b, bool single, double ridge, double rcond, int method, double tol, std::uint64_t seed) {
+    const LstsqOptions options = lstsq_options(ridge, rcond, method, tol, seed);
     const double* right = b.data();
     const std::int64_t k = b.shape(1);
     LstsqResult r;
@@ -118,8 +115,8 @@ py::dict solve(const Rows& a, const Doubles& b, bool single, double ridge, doubl
 }
 
 py::dict solve_on_device(const PyCudaRows& a, py::handle b, bool single, double ridge, double rcond, int method, double tol,
-                         int max_iter, std::uint64_t seed, std::int64_t rows) {
-    const LstsqOptions options = lstsq_options(ridge, rcond, method, tol, max_iter, seed, rows);
+                         std::uint64_t seed) {
+    const LstsqOptions options = lstsq_options(ridge, rcond, method, tol, seed);
     const PyCudaRows::Here here = a.here();
     Tensor right(b, {"lstsq", "b"}, float64_float32_cuda);
     here.hold(right);

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._frameworks import back, like_of, require_one_framework
 from raphson._rows import Blocks, is_blocks, is_sparse
 from raphson._seed import Seed, as_key
-from raphson._transport import _back
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array  # type: ignore[import-untyped]
@@ -108,24 +108,27 @@ class Embedding:
         function = f"{self._name}.apply"
         if self._cuda_nnz is not None and _core._is_cuda(A):
             return _core._cuda_sketch(function, self._seed, *self.shape, self._cuda_nnz, self._srht(), A, weights, out)
+        require_one_framework(function, "A", A, weights=weights)
         w = None if weights is None else self._weights(weights, function)
         if is_sparse(A):
             return self._apply_sparse(A, w, out, function)
         if is_blocks(A):
             return self._apply_blocks(A, w, out, function)
         view = self._rows_of(A, function)
+        if out is not None and np.may_share_memory(view, _core._as_numpy(out, function, "out", write=True)):
+            raise ValueError(f"{function}: out overlaps A")
         if view.shape[0] != self._cols:
             raise ValueError(f"{function}: A must have {self._cols} rows, got shape {view.shape}")
         sums = np.zeros((self._rows, math.prod(view.shape[1:])))
-        self._add(view.reshape(self._cols, -1), 0, w, sums)
+        self._add(view.reshape(self._cols, sums.shape[1]), 0, w, sums)
         return self._finish(sums.reshape(self._rows, *view.shape[1:]), view.dtype, A, out, function)
 
     __matmul__ = apply
 
-    def _rows_of(self, given: Any, function: str) -> npt.NDArray[Any]:
-        view = _core._as_numpy(given, function, "A")
+    def _rows_of(self, given: Any, function: str, name: str = "A", rows: int | None = None) -> npt.NDArray[Any]:
+        view = _core._as_numpy(given, function, name)
         if view.ndim not in (1, 2):
-            raise ValueError(f"{function}: A must have shape ({self._cols}, d), got {view.shape}")
+            raise ValueError(f"{function}: {name} must have shape ({rows or self._cols}, d), got {view.shape}")
         if (
             view.ndim == 2
             and view.shape[1] > 1
@@ -143,16 +146,18 @@ class Embedding:
 
     def _finish(self, sums: Doubles, dtype: Any, like: Any, out: Any, function: str) -> Any:
         _check_finite(sums, function, "A")
+        with np.errstate(over="ignore"):
+            result = sums.astype(dtype, copy=False)
+        _check_finite(result, function, "S A")
         if out is None:
-            return _back(sums, None if like is None or _core._is_numpy(like) else like, dtype.name)
-        target = np.asarray(out)
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"{function}: out must be a NumPy array, got {type(out).__name__}")
-        if target.shape != sums.shape or target.dtype != dtype:
-            raise ValueError(
-                f"{function}: out must be {dtype} with shape {sums.shape}, got {target.dtype} with {target.shape}"
-            )
-        out[...] = sums
+            return back(result, like_of(like), dtype.name)
+        target = _core._as_numpy(out, function, "out", write=True)
+        _core._require_same(like, out, function, "A", "out")
+        if target.dtype != dtype:
+            raise TypeError(f"{function}: out must be {dtype} as A is, got {target.dtype}")
+        if target.shape != sums.shape:
+            raise ValueError(f"{function}: out must have shape {sums.shape}, got {target.shape}")
+        target[...] = result
         return out
 
     def _apply_blocks(self, blocks: Blocks, w: Doubles | None, out: Any, function: str) -> Any:
@@ -162,12 +167,14 @@ class Embedding:
             if sums is None:
                 sums, dtype, like = np.zeros((self._rows, math.prod(view.shape[1:]))), view.dtype, block
                 tail = view.shape[1:]
-            if view.shape[1:] != tail or view.dtype != dtype:
-                raise ValueError(f"{function}: blocks must agree in columns and dtype, got {tail} and {view.shape[1:]}")
+            if view.dtype != dtype:
+                raise TypeError(f"{function}: blocks must have one dtype, got {dtype} and {view.dtype}")
+            if view.shape[1:] != tail:
+                raise ValueError(f"{function}: blocks must agree in columns, got {tail} and {view.shape[1:]}")
             if first + len(view) > self._cols:
                 raise ValueError(f"{function}: the blocks have more than {self._cols} rows")
             part = None if w is None else w[first : first + len(view)]
-            self._add(view.reshape(len(view), -1), first, part, sums)
+            self._add(view.reshape(len(view), sums.shape[1]), first, part, sums)
             first += len(view)
         if sums is None or first != self._cols:
             raise ValueError(f"{function}: the blocks must have {self._cols} rows together, got {first}")
@@ -197,13 +204,13 @@ class Embedding:
         function = f"{self._name}.adjoint"
         if self._cuda_nnz is not None and _core._is_cuda(B):
             return _core._cuda_adjoint(function, self._seed, *self.shape, self._cuda_nnz, self._srht(), B)
-        view = self._rows_of(B, function)
+        view = self._rows_of(B, function, "B", self._rows)
         if view.shape[0] != self._rows:
             raise ValueError(f"{function}: B must have {self._rows} rows, got shape {view.shape}")
         _check_finite(view, function, "B")
         out = np.empty((self._cols, math.prod(view.shape[1:])), view.dtype)
-        self._adjoint(view.reshape(self._rows, -1), out)
-        return _back(out.reshape(self._cols, *view.shape[1:]), None if _core._is_numpy(B) else B, view.dtype.name)
+        self._adjoint(view.reshape(self._rows, out.shape[1]), out)
+        return back(out.reshape(self._cols, *view.shape[1:]), like_of(B), view.dtype.name)
 
     def to_scipy(self) -> csc_array:
         """S as a SciPy CSC array, float64: rows·cols numbers where S is dense."""

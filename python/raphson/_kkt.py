@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._frameworks import back, like_of, require_one_framework
 from raphson._results import warn_not_converged
 from raphson._rows import compressed, is_sparse
 from raphson._seed import Seed, as_key
-from raphson._transport import _back
 
 __all__ = ["KktResult", "solve_kkt"]
 
@@ -125,7 +125,7 @@ def solve_kkt(
     seed : int or numpy.random.Generator
         Of the sketches.
     max_iter : int, optional
-        By default 5 (n + m) products, or 1000 (n + m) steps.
+        By default 5 (n + m) + 50 products, or 1000 (n + m) steps.
     sampling : str
         Of Kaczmarz's rows: ``"equilibrated"`` (uniform, rows and columns scaled alike first), ``"uniform"``,
         ``"row_norm"``.
@@ -161,6 +161,7 @@ def solve_kkt(
         raise ValueError(f"{function}: method must be one of {', '.join(KKT_METHODS)}, got {method!r}")
     if sampling not in _SAMPLINGS:
         raise ValueError(f"{function}: sampling must be one of {', '.join(_SAMPLINGS)}, got {sampling!r}")
+    require_one_framework(function, "B", B, G=G, rhs=rhs)
     right = _core._as_numpy(rhs, function, "rhs")
     single = right.dtype == np.float32
     level = float(tol) if tol is not None else max(_LEVEL[method], 1e-6 if single else 0.0)
@@ -204,7 +205,7 @@ def solve_kkt(
         _SAMPLINGS[sampling],
         block_size,
     )
-    like = None if _core._is_numpy(rhs) else rhs
+    like = like_of(rhs)
     residual, status = found["residual"], found["status"]
     if tol is None and method == "ldlt" and status == "precision_floor":
         status = "converged"  # ten units in the last place of ‖K‖ ‖x‖: what the precision reaches
@@ -213,7 +214,7 @@ def solve_kkt(
         if residual > level and status == "converged":
             status = "precision_floor"
     result = KktResult(
-        x=_back(found["x"], like, right.dtype.name),
+        x=back(found["x"], like, right.dtype.name),
         residual=residual,
         converged=status == "converged",
         status=status,

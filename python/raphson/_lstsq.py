@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from raphson import _core
+from raphson._frameworks import back, require_one_framework
 from raphson._results import warn_not_converged
 from raphson._rows import tall
 from raphson._seed import Seed, as_key
-from raphson._transport import _back
 
 __all__ = ["LstsqResult", "lstsq"]
 
@@ -102,8 +102,8 @@ def lstsq(
         ``"sketch"``: SparseSign sketch of 12 n rows, its triangle as preconditioner and its solution as start, then
         refinements by conjugate gradients (SPIR-CG), two or more. ``"fossils"``: the same by heavy-ball steps.
         ``"direct"``: Householder QR of A by blocks of rows. ``"cg"``: conjugate gradients on columns scaled to norm 1.
-        ``"auto"``: direct up to 40 rows a column (CUDA: 16) and for m < n, cg for CSR with more than 4096 columns, else
-        sketch.
+        ``"auto"``: direct up to 40 rows a column (CUDA: 16), up to 2e7 flops and for m < n, cg for CSR with more than
+        4096 columns, else sketch.
     tol : float, optional
         Of the backward error; by default 1e-15, for float32 data 1e-6 (x is rounded to float32); for m < n ten times
         that.
@@ -140,6 +140,7 @@ def lstsq(
     Sources: Epperly, Meier and Nakatsukasa 2024 (SPIR, FOSSILS); Karlson and Waldén 1997 (backward error).
     """
     function = "lstsq"
+    require_one_framework(function, "A", A, b=b)
     on_device = _core._is_cuda(A)
     right: Any = b if on_device else _core._as_numpy(b, function, "b")
     shape = _core._describe(b, function, "b")[0] if on_device else right.shape
@@ -162,14 +163,12 @@ def lstsq(
         if not np.isfinite(right).all():
             raise ValueError(f"{function}: b has NaN or Inf")
     key = as_key(seed, function=function)
-    found = _core.lstsq(
-        matrix.core, right, matrix.dtype == "float32", penalty, cut, _METHODS[method], level, 100, key, 0
-    )
+    found = _core.lstsq(matrix.core, right, matrix.dtype == "float32", penalty, cut, _METHODS[method], level, key)
     x = found["x"] if len(shape) == 2 else found["x"][:, 0]
     norms = found["residual_norm"]
     result = LstsqResult(
-        x=_back(np.ascontiguousarray(x), matrix.like, matrix.dtype),
-        residual_norm=_back(norms if len(shape) == 2 else float(norms[0]), matrix.like),
+        x=back(np.ascontiguousarray(x), matrix.like, matrix.dtype),
+        residual_norm=back(norms if len(shape) == 2 else float(norms[0]), matrix.like),
         backward_error=float(found["backward_error"].max(initial=0.0)),
         rank=found["rank"],
         cond=found["cond"],

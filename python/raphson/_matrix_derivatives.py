@@ -33,7 +33,7 @@ def polar_vjp(unitary: Any, hermitian: Any, unitary_bar: Any = None, hermitian_b
     Notes
     -----
     UᵀdU = K is skew and solves HK + KH = UᵀdX − dXᵀU; in H's eigenbasis that is a division by λᵢ + λⱼ, which has no
-    trouble with repeated eigenvalues. About 20k³ + 8k²·max(m, n) flops, in float64.
+    trouble with repeated eigenvalues. About 13k³ + 8k²·max(m, n) flops, in float64.
     """
     return _core.matrix_function_vjp("polar", unitary, hermitian, unitary_bar, hermitian_bar, 1, 0.0)
 
@@ -60,7 +60,7 @@ def sqrt_vjp(value: Any, value_bar: Any) -> Any:
 
     Notes
     -----
-    Symmetric: a division by √λᵢ + √λⱼ in the eigenbasis, about 20n³ flops. Else Roberts' sign iteration.
+    Symmetric: a division by √λᵢ + √λⱼ in the eigenbasis, about 13n³ flops. Else Roberts' sign iteration.
     """
     return _core.matrix_function_vjp("sqrt", value, None, value_bar, None, 1, 0.0)
 
@@ -111,6 +111,6 @@ def inverse_root_vjp(value: Any, p: int, value_bar: Any, *, relative_ridge: floa
     Notes
     -----
     Löwner's form: in the eigenbasis a multiplication by −1/(aᵢaⱼ Σₖ aᵢᵏ aⱼ^(p−1−k)), a = λ^(1/p), which is the divided
-    difference of λ^(−1/p) without a difference. About 20n³ flops, in float64.
+    difference of λ^(−1/p) without a difference. About 13n³ flops, in float64.
     """
     return _core.matrix_function_vjp("inverse_root", value, None, value_bar, None, p, relative_ridge)

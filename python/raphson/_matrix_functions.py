@@ -128,6 +128,7 @@ _HINTS = {
     "inverse": "A is singular, or nearly so for its dtype.",
     "inverse_root": "A is not positive definite, or nearly singular for its dtype: add a ridge.",
 }
+_FLOOR = "This is what the precision reaches for this matrix; ask for a larger tol."
 
 
 def _are_matrices(a: Any) -> bool:
@@ -183,7 +184,8 @@ def _evaluate(
         status, residual, level = max(failed, key=lambda entry: entry[1])
         total = sum(np.size(outcome["status"]) for outcome in outcomes)
         count = f"{len(failed)} of {total} matrices. " if total > 1 else ""
-        warn_not_converged(function, status, residual, level, count + _HINTS[function], stacklevel=4)
+        hint = _FLOOR if status == "precision_floor" else _HINTS[function]
+        warn_not_converged(function, status, residual, level, count + hint, stacklevel=4)
     return results if many else results[0]
 
 
@@ -286,7 +288,7 @@ def sign(a: Any, *, tol: float | None = None, max_steps: int = 100, errors: str 
 
     Notes
     -----
-    Symmetric A: from its eigenvalues, about 11n³ flops. Else Newton's S ← ½(μS + μ⁻¹S⁻¹), μ² = ‖S⁻¹‖_F/‖S‖_F until the
+    Symmetric A: from its eigenvalues, at most 7n³ flops. Else Newton's S ← ½(μS + μ⁻¹S⁻¹), μ² = ‖S⁻¹‖_F/‖S‖_F until the
     steps are small (Higham 2008, section 5.3), 2n³ flops a step, in float64. S² = I says nothing about S belonging
     to A: of ill-conditioned A it moves by cond·ε, as with any method.
     """
@@ -320,9 +322,10 @@ def sqrt(a: Any, *, tol: float | None = None, max_steps: int = 100, errors: str 
 
     Notes
     -----
-    Symmetric to 16 ulp: from the eigenvalues, about 12n³ flops; negative ones within rounding count as zeros. Else the
-    iteration of Denman and Beavers, scaled, 4n³ flops a step (Higham 2008, section 6.3), whose error is cond(A)^½·ε,
-    and then Newton's own correction, XD + DX = A − X², solved by Roberts' sign iteration, 6n³ a step. In float64.
+    Symmetric to 16 ulp: from the eigenvalues, at most 11n³ flops; negative ones within rounding count as zeros. Else
+    the iteration of Denman and Beavers, scaled, 4n³ flops a step (Higham 2008, section 6.3), whose error is
+    cond(A)^½·ε, and then Newton's own correction, XD + DX = A − X², solved by Roberts' sign iteration, 6n³ a step. In
+    float64.
     """
     return _evaluate("sqrt", a, _matrix_result, tol=tol, max_steps=max_steps, errors=errors)
 

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
-from raphson._constraints import Derivatives, Equality, check_derivatives, gather
+from raphson._constraints import Derivatives, Equality, gather
+from raphson._constraints import check_derivatives as _check
+from raphson._frameworks import back, like_of
 from raphson._kkt import KKT_METHODS
 from raphson._results import warn_not_converged
 from raphson._seed import Seed, as_key
-from raphson._transport import _back
 
 __all__ = ["Equality", "MinimizeResult", "MinimizeState", "minimize"]
 
@@ -36,6 +37,7 @@ _MESSAGES = {
 }
 _HINTS = {
     "max_iter": "Raise options={'max_iter': ...}.",
+    "precision_floor": "This is what float64 reaches: an ulp of x changes the residual as much; ask for a larger tol.",
     "stalled": "Try check_derivatives=True, a larger tol, or another start.",
     "infeasible": "Check the constraints, or start elsewhere.",
     "breakdown": "Check that a minimiser exists.",
@@ -115,6 +117,23 @@ class MinimizeResult:
 
     def keys(self) -> Iterator[str]:
         return (f.name for f in fields(self))
+
+    __iter__ = keys
+
+    def __len__(self) -> int:
+        return len(fields(self))
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self.keys())
+
+    def values(self) -> Iterator[Any]:
+        return (self[name] for name in self.keys())
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        return ((name, self[name]) for name in self.keys())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return getattr(self, name) if name in self.keys() else default
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.keys():
@@ -296,9 +315,6 @@ def minimize(
     return result
 
 
-_check = check_derivatives
-
-
 def _require_choice(function: str, name: str, given: str, allowed: dict[str, int]) -> None:
     if given not in allowed:
         raise ValueError(f"{function}: {name} must be one of {', '.join(allowed)}, got {given!r}")
@@ -308,7 +324,7 @@ def _start(x0: Any, function: str) -> tuple[Doubles, Any]:
     if isinstance(x0, (list, tuple, int, float)) or (isinstance(x0, np.ndarray) and x0.dtype.kind in "iub"):
         view, like = np.asarray(x0, dtype=np.float64), None  # a start may be integers
     else:
-        view, like = _core._as_numpy(x0, function, "x0"), None if _core._is_numpy(x0) else x0
+        view, like = _core._as_numpy(x0, function, "x0"), like_of(x0)
     if view.ndim != 1:
         raise ValueError(f"{function}: x0 must have shape (n,), got {view.shape}")
     start = np.array(view, dtype=np.float64)
@@ -362,7 +378,7 @@ def _result(found: dict[str, Any], tol: float, like: Any) -> MinimizeResult:
     shown = {key: found[key] for key in found if key != "x"}
     success = found["status"] == "converged"
     return MinimizeResult(
-        x=_back(found["x"], like), success=success, message=_MESSAGES[found["status"]], tol=tol, **shown
+        x=back(found["x"], like), success=success, message=_MESSAGES[found["status"]], tol=tol, **shown
     )
 
 

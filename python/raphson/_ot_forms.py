@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._frameworks import back
 from raphson._point_cloud import host
-from raphson._transport import TransportResult, _back
+from raphson._transport import TransportResult
 
 
 def _numbers(value: Any, like: Any) -> npt.NDArray[Any]:
@@ -30,10 +31,12 @@ class BatchTransportResult:
 
     results: tuple[TransportResult, ...]
     _like: Any = field(default=None, repr=False)
+    _shape: tuple[int, int] = field(default=(0, 0), repr=False)  # (n, m)
 
     def _stack(self, name: str) -> Any:
         values = [_numbers(getattr(r, name), self._like) for r in self.results]
-        return _back(np.stack(values) if values else np.empty(0), self._like)
+        shape = {"f": self._shape[:1], "g": self._shape[1:], "plan": self._shape}.get(name, ())
+        return back(np.stack(values) if values else np.empty((0, *shape)), self._like)
 
     @property
     def f(self) -> Any:
@@ -131,6 +134,20 @@ class DivergenceResult:
     def marginal_error(self) -> float:
         """The largest of the three."""
         return max(float(r.marginal_error) for r in (self.xy, self.xx, self.yy))
+
+    @property
+    def status(self) -> str:
+        """Of the transport with the largest marginal error, of those that did not converge if there are any."""
+        return self._worst.status
+
+    @property
+    def iterations(self) -> int:
+        """Of the three together."""
+        return sum(r.iterations for r in (self.xy, self.xx, self.yy))
+
+    @property
+    def _worst(self) -> TransportResult:
+        return max((self.xy, self.xx, self.yy), key=lambda r: (not r.converged, float(r.marginal_error)))
 
     def __float__(self) -> float:
         return float(self.value)

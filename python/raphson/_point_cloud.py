@@ -62,7 +62,7 @@ class PointCloud:
             raise ValueError(f"PointCloud: scale must be positive and finite, got {scale}")
         for name, value in (("x", x), ("y", y), ("metric", metric), ("scale", scale)):
             object.__setattr__(self, name, value)
-        _core._require_same(x, y, "PointCloud", "x", "y")
+        _core._require_same(x, y, "PointCloud", "x", "y", same_dtype=True)
         left, right = self._describe("x")[0], self._describe("y")[0]
         if len(left) != 2 or len(right) != 2 or left[1] != right[1] or left[1] == 0:
             raise ValueError(f"PointCloud: x and y must have shapes (n, d) and (m, d), got {left} and {right}")

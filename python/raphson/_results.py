@@ -1,11 +1,11 @@
-"""How solvers say what they reached: one vocabulary for all families."""
+"""How solvers say what they reached, at the end and on the way: one vocabulary for all families."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Final
 
-__all__ = ["STATUSES", "ConvergenceWarning", "warn_not_converged"]
+__all__ = ["STATUSES", "ConvergenceWarning", "Progress", "warn_not_converged"]
 
 #: Every ``status`` a result can carry.
 #:
@@ -43,3 +43,36 @@ def warn_not_converged(
         raise ValueError(f"unknown status {status!r}")
     message = f"{function} did not converge ({status}): residual {residual:.3g}, tolerance {tol:.3g}. {hint}"
     warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel)
+
+
+class Progress:
+    """A bar of decades, where tqdm is there and wanted; it never moves back."""
+
+    def __init__(self, wanted: bool, description: str, total: float = 0.0) -> None:
+        self._bar, self._reached = None, 0.0
+        if wanted:
+            try:
+                from tqdm.auto import tqdm  # type: ignore[import-untyped]
+            except ImportError:
+                return
+            self._bar = tqdm(total=total, unit="decade", desc=description)
+
+    @property
+    def silent(self) -> bool:
+        return self._bar is None
+
+    def left(self, decades: float, **postfix: str) -> None:
+        """So many decades are left; the first call sets a total that was not known."""
+        if self._bar is None:
+            return
+        if self._bar.total == 0:
+            self._bar.total = decades
+        reached = min(max(self._bar.total - decades, self._reached), self._bar.total)
+        self._bar.update(reached - self._reached)
+        self._reached = reached
+        if postfix:
+            self._bar.set_postfix(postfix, refresh=False)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

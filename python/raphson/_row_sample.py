@@ -61,9 +61,26 @@ class RowSample(Embedding):
 
     @classmethod
     def leverage(cls, A: Any, rows: int, *, replace: bool = True, seed: Seed = 0) -> RowSample:
-        """Rows of A (n, d), n ≥ d, by their leverage scores, from a QR factorisation of a sketch and one read of A.
+        """Rows of A, with probabilities in proportion to their leverage scores.
 
-        The scores ‖aᵢᵀR⁻¹‖² are those of A within the sketch's distortion. Cost: 2·n·d² flops.
+        Parameters
+        ----------
+        A : array (n, d)
+            float64 or float32, n ≥ d.
+        rows : int
+            How many to draw.
+        replace, seed
+            As for the class; the seed draws the sketch as well.
+
+        Raises
+        ------
+        TypeError, ValueError
+            n < d, another dtype or rank, ``rows`` out of range.
+
+        Notes
+        -----
+        ‖aᵢᵀVΣ⁻¹‖² with the singular values and right vectors of a SparseSign sketch of 8 d rows: the scores of A within
+        the sketch's distortion. Two reads of A, 2·n·d² flops.
         """
         from raphson.sketch import SparseSign
 

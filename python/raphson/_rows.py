@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._frameworks import like_of
 
 Blocks = Callable[[], Iterable[Any]]
 
@@ -82,7 +83,7 @@ def tall(given: Any, function: str, name: str, rows: int) -> Tall:
     else:
         view = dense_view(given, function, name)
         made, shape, dtype = _core.Rows.dense(view), (view.shape[0], view.shape[1]), view.dtype.name
-        like = None if _core._is_numpy(given) else given
+        like = like_of(given)
     if shape[0] != rows:
         raise ValueError(f"{function}: {name} must have {rows} rows, as many as the response, got shape {shape}")
     return Tall(made, shape, dtype, like)
@@ -106,11 +107,10 @@ def _blocks(make: Blocks, function: str, name: str, rows: int) -> Tall:
             else:
                 view = dense_view(block, function, name)
                 made, kind, here = _core.Rows.dense(view), view.dtype.name, view.shape
-            if here[1] != cols or kind != dtype:
-                raise ValueError(
-                    f"{function}: blocks of {name} must agree in columns and dtype, got {cols} of {dtype} and {here[1]}"
-                    f" of {kind}"
-                )
+            if kind != dtype:
+                raise TypeError(f"{function}: blocks of {name} must have one dtype, got {dtype} and {kind}")
+            if here[1] != cols:
+                raise ValueError(f"{function}: blocks of {name} must agree in columns, got {cols} and {here[1]}")
             seen += here[0]
             if seen > rows:
                 raise ValueError(f"{function}: the blocks of {name} have more than {rows} rows")
@@ -118,5 +118,5 @@ def _blocks(make: Blocks, function: str, name: str, rows: int) -> Tall:
         if seen != rows:
             raise ValueError(f"{function}: the blocks of {name} must have {rows} rows together, got {seen}")
 
-    like = None if sparse or _core._is_numpy(first) else first
+    like = None if sparse else like_of(first)
     return Tall(_core.Rows.blocks(fresh, rows, cols), (rows, cols), dtype, like)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._frameworks import back, like_of
 from raphson._point_cloud import PointCloud, host
 
 if TYPE_CHECKING:
@@ -104,16 +105,18 @@ class Problem:
         return _core.Transport.solve_batch([problem.core() for problem in problems], method, tol, most)
 
     def dense(self, f: Doubles, g: Doubles, like: Any) -> Any:
-        return _back(self.core().rows(f, g, 0, self.shape[0]), like, self.dtype)
+        return back(self.core().rows(f, g, 0, self.shape[0]), like, self.dtype)
 
     def apply(self, f: Doubles, g: Doubles, transpose: bool, v: Any) -> Any:
         size = self.shape[0 if transpose else 1]
         given = _core._as_numpy(v, "apply", "v")
         require_vectors(given.shape, size)
+        if not np.isfinite(given).all():
+            raise ValueError("apply: v has NaN or Inf")
         matrix = np.ascontiguousarray(given.reshape(size, -1), dtype=np.float64)
         out = self.core().apply(f, g, transpose, matrix)
-        like = None if _core._is_numpy(v) else v
-        return _back(out.reshape(out.shape[0], *given.shape[1:]), like, given.dtype.name)
+        like = like_of(v)
+        return back(out.reshape(out.shape[0], *given.shape[1:]), like, given.dtype.name)
 
     def map(self, g: Doubles, points: Matrix) -> Doubles:
         cloud = self.cost
@@ -145,7 +148,7 @@ class Problem:
                     i, j = np.argwhere(forbidden)[0]
                     return None, missing, (i, j)
             plan += np.outer(left, right / right.sum())
-        return _back(plan, like, self.dtype), missing, None
+        return back(plan, like, self.dtype), missing, None
 
     def plan_weights(self, cost_weight: float, plan_bar: Any) -> Any:
         """What :func:`raphson._transport_vjp.vjp` asks of W = cost_weight·C + plan_bar: see ``PlanWeights`` there."""
@@ -253,21 +256,21 @@ class TransportResult:
                 dual -= rho * float(weight @ np.expm1(-potential / rho))
         history = np.array([(s, e, t, r) for s, e, r, t in found["history"]], dtype=HISTORY)
         return cls(
-            f=_back(f, like),
-            g=_back(g, like),
-            marginal_error=_back(found["marginal_error"], like),
+            f=back(f, like),
+            g=back(g, like),
+            marginal_error=back(found["marginal_error"], like),
             converged=found["status"] == "converged",
             status=found["status"],
             iterations=found["iterations"],
             newton_iterations=found["newton_iterations"],
             cg_iterations=found["cg_iterations"],
-            cost=_back(found["cost"], like),
-            objective=_back(primal, like),
-            dual_objective=_back(dual, like),
-            duality_gap=_back(primal - dual, like),
+            cost=back(found["cost"], like),
+            objective=back(primal, like),
+            dual_objective=back(dual, like),
+            duality_gap=back(primal - dual, like),
             history=history,
-            row_marginal=_back(rows, like),
-            column_marginal=_back(columns, like),
+            row_marginal=back(rows, like),
+            column_marginal=back(columns, like),
             reg=reg,
             tol=tol,
             _problem=problem,
@@ -331,8 +334,8 @@ class TransportResult:
         if not np.isfinite(points).all():
             raise ValueError("map: x_new has NaN or Inf")
         out = self._need("map").map(self._g, points)
-        like = self._like if x_new is None else None if _core._is_numpy(x_new) else x_new
-        return _back(out, like, points.dtype.name)
+        like = self._like if x_new is None else like_of(x_new)
+        return back(out, like, points.dtype.name)
 
     def sparse_plan(self, max_dropped_mass: float) -> csr_array:
         """The largest entries of P as a SciPy CSR array; what is left out weighs at most ``max_dropped_mass``.
@@ -399,13 +402,6 @@ class TransportResult:
             f"{float(self.marginal_error):.2e} (tol {self.tol:.0e}), {self.iterations} sweeps, "
             f"{self.newton_iterations} Newton steps, cost {float(self.cost):.6g})"
         )
-
-
-def _back(value: Any, like: Any, dtype: str = "float64") -> Any:
-    """In the caller's framework: NumPy arrays (of the dtype) and floats as they are, else a copy (0-d for numbers)."""
-    if like is None:
-        return value.astype(dtype, copy=False) if isinstance(value, np.ndarray) else value
-    return _core._like(like, np.asarray(value, dtype=dtype))
 
 
 def start_of(init: Any, problem: Problem, function: str) -> tuple[Any, Any]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from raphson import _core
+from raphson._frameworks import back
 from raphson._point_cloud import PointCloud
-from raphson._transport import Doubles, Matrix, Problem, _back, require_vectors
+from raphson._transport import Doubles, Matrix, Problem, require_vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,4 +99,4 @@ class CudaPlanWeights:
         if not isinstance(found, tuple):
             return {"cost": found}
         dtype = _core._describe(like, "vjp", "x")[1]
-        return {name: _back(value, like, dtype) for name, value in zip("xy", found, strict=True)}
+        return {name: back(value, like, dtype) for name, value in zip("xy", found, strict=True)}

@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raphson import _core
+from raphson._frameworks import back
 from raphson._point_cloud import PointCloud, host
-from raphson._transport import _back
+from raphson._results import warn_not_converged
 
 if TYPE_CHECKING:
     from raphson._transport import Doubles, Problem, TransportResult
 
 __all__ = ["PlanWeights", "vjp"]
+
+SYSTEM_TOLERANCE = 1e-9  # of the linear system, which usually reaches 1e-14, or the transport's if that is larger
 
 
 def _number(value: Any, name: str) -> float:
@@ -95,7 +98,7 @@ class PlanWeights:
                 pull = block * slope
                 found["x"][begin:end, k] += pull.sum(axis=1)
                 found["y"][:, k] -= pull.sum(axis=0)
-        return {name: _back(value, like, problem.dtype) for name, value in found.items()}
+        return {name: back(value, like, problem.dtype) for name, value in found.items()}
 
 
 def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: Any) -> dict[str, Any]:
@@ -104,7 +107,8 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
     Returns
     -------
     dict
-        ``"a"`` (n,), ``"b"`` (m,), and ``"cost"`` (n, m), or ``"x"`` and ``"y"`` for a ``PointCloud``, float64.
+        ``"a"`` (n,), ``"b"`` (m,), and ``"cost"`` (n, m), or ``"x"`` and ``"y"`` for a ``PointCloud``, in the cost's
+        dtype.
         Balanced, ∂L/∂a and ∂L/∂b are free by opposite constants, since masses must stay equal: a and b move along a
         perturbation whose masses agree.
 
@@ -112,6 +116,11 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
     ------
     ValueError
         Shapes that do not fit, NaN or Inf.
+
+    Warns
+    -----
+    ConvergenceWarning
+        The linear system's L1 residual, measured on α and β, is above 1e-9 of its right-hand side, and above ``tol``.
 
     Notes
     -----
@@ -134,7 +143,11 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
     alpha, beta, adjoints = np.zeros(n), np.zeros(m), None
     if implicit:
         right, below = weights.sums(f, g)
-        alpha, beta, _ = core.hessian(f, g, right, below)
+        alpha, beta, residual = core.hessian(f, g, right, below)
+        level = max(SYSTEM_TOLERANCE, result.tol)
+        if not residual <= level:
+            hint = "Converge the potentials first: the derivative is that of a solution."
+            warn_not_converged("TransportResult.vjp", "stalled", residual, level, hint, stacklevel=4)
         adjoints = alpha, beta
 
     rows, columns = (
@@ -154,6 +167,6 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
         out[used] = (1 + kappa) * target * adjoint[used]
         direct = potential[used] if kappa == 0 else -rho * np.expm1(-potential[used] / rho)
         out[used] += objective_weight * (direct + reg * (other.sum() - ratio))
-        gradient[name] = _back(out, result._like, problem.dtype)
+        gradient[name] = back(out, result._like, problem.dtype)
     gradient.update(weights.gradient(f, g, cost_weight + objective_weight, adjoints, result._like))
     return gradient

@@ -294,7 +294,10 @@ class GradientWindow:
         array (dim,)
             float64 for a float64 window, else float32; NumPy's on the CPU.
         """
-        values = np.asarray(weights, dtype=np.float64)
+        if not hasattr(weights, "__dlpack__"):
+            weights = np.asarray(weights)
+            weights = weights.astype(np.float64) if weights.dtype.kind in "iu" or weights.size == 0 else weights
+        values = _core._as_numpy(weights, "solve_recent", "weights").astype(np.float64)
         if values.ndim != 1:
             raise ValueError(f"solve_recent: weights must have one axis, got shape {values.shape}")
         if isinstance(self._core, _core.CudaGradientWindow):
@@ -352,7 +355,8 @@ class GradientWindow:
         Raises
         ------
         ValueError
-            A state of another dim, capacity, dtype, scale or block_size, or with parts missing; nothing has changed.
+            A state of another dim, capacity, dtype, scale, block_size or error_feedback, or with parts missing; nothing
+            has changed.
         """
         for name, mine in self._kind().items():
             if name not in state:

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core, _glm_cuda
+from raphson._frameworks import back, like_of, require_one_framework
 from raphson._kkt import KktResult, solve_kkt
 from raphson._minimize import Equality, MinimizeResult, MinimizeState, minimize
-from raphson._results import warn_not_converged
+from raphson._results import Progress, warn_not_converged
 from raphson._rows import Tall, is_blocks, is_sparse, tall
 from raphson._seed import Seed, as_key
-from raphson._transport import _back
 
 __all__ = [
     "Equality",
@@ -129,12 +129,14 @@ class GlmResult:
 
         Returns
         -------
-        array (m,), or (m, classes) for the multinomial family; float64
+        array (m,), or (m, classes) for the multinomial family
+            float64, in X's framework (NumPy for SciPy matrices). Labels of the multinomial family are a NumPy array of
+            the dtype of :attr:`classes`.
 
         Raises
         ------
         ValueError
-            Shapes that do not fit, or an unknown ``kind``.
+            Shapes that do not fit, NaN or Inf (not on CUDA), or an unknown ``kind``.
         """
         function = "GlmResult.predict"
         if kind not in ("mean", "margin", "label"):
@@ -142,17 +144,21 @@ class GlmResult:
         if _core._is_cuda(X):
             model = (self._parameters, self.fit_intercept, self.family, self.classes)
             return _glm_cuda.predict(X, *model, offset, kind, function)
-        rows = X if is_sparse(X) else _core._as_numpy(X, function, "X")
+        rows, like = (X, None) if is_sparse(X) else (_core._as_numpy(X, function, "X"), like_of(X))
         d = self._parameters.shape[1] - self.fit_intercept
         if rows.ndim != 2 or rows.shape[1] != d:
             raise ValueError(f"{function}: X must have shape (m, {d}), got {rows.shape}")
+        if not np.isfinite(rows.data if is_sparse(X) else rows).all():
+            raise ValueError(f"{function}: X has NaN or Inf")
         margin = np.asarray(rows @ self._parameters[:, :d].T, dtype=np.float64)
         if self.fit_intercept:
             margin += self._parameters[:, d]
         if offset is not None:
-            added = _core._as_numpy(offset, function, "offset")
+            added = _counted(offset, X, function, "offset")
             if added.shape not in (margin.shape, (len(margin),)) or (added.ndim == 1 and margin.shape[1] != 1):
                 raise ValueError(f"{function}: offset must have shape {margin.shape}, got {added.shape}")
+            if not np.isfinite(added).all():
+                raise ValueError(f"{function}: offset has NaN or Inf")
             margin += added.reshape(margin.shape)
         if self.family == "multinomial":
             assert self.classes is not None
@@ -162,7 +168,7 @@ class GlmResult:
                 margin -= margin.max(axis=1, keepdims=True)
                 np.exp(margin, out=margin)
                 margin /= margin.sum(axis=1, keepdims=True)
-            return _back(margin, self._like)
+            return back(margin, like)
         single = margin[:, 0]
         if kind == "label":
             if self.family != "logistic":
@@ -173,7 +179,7 @@ class GlmResult:
             single = np.where(single >= 0, 1.0, small) / (1 + small)
         elif kind == "mean" and self.family == "poisson":
             single = np.exp(single)
-        return _back(single, self._like)
+        return back(single, like)
 
     @cached_property
     def _covariance(self) -> Doubles:
@@ -211,15 +217,15 @@ class GlmResult:
         The order is coefficients, then the intercept; for the multinomial family class after class, and the
         pseudo-inverse on the space of coefficients that sum to 0 (ridge = 0). Weights count repetitions. The gaussian
         dispersion is deviance / (rows of positive weight − parameters). With a ridge: of the penalised Hessian.
-        Cost: one read of X and p² flops a row.
+        Cost: two reads of X and p² flops a row; multinomial: 1 + k(k + 1)/2 reads for k classes.
         """
-        return _back(self._covariance, self._like)
+        return back(self._covariance, self._like)
 
     @property
     def standard_errors(self) -> Any:
         """Square roots of the covariance's diagonal, (p,), or (classes, p): coefficients, then the intercept."""
         roots = np.sqrt(np.maximum(np.diag(self._covariance), 0.0))
-        return _back(roots if self.family != "multinomial" else roots.reshape(len(self._parameters), -1), self._like)
+        return back(roots if self.family != "multinomial" else roots.reshape(len(self._parameters), -1), self._like)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -312,8 +318,8 @@ def fit_glm(
     Notes
     -----
     A read of X costs 4 flops an entry and output (margin, loss, residual and Xᵀ residual together). Metric: d² flops
-    for each of 25 d sampled rows, or 16 flops an entry for a sketch of 10 d rows and 10 d³. Memory beyond X: about six
-    numbers a row and output; the sample, 25 d²; 3 d².
+    for each of 40 d sampled rows, or 16 flops an entry for a sketch of 10 d rows and 10 d³. Memory beyond X: about six
+    numbers a row and output; the sample, 40 d²; 3 d².
 
     CUDA: margins, curvatures and the rows' numbers stay on the device; a read of X sends up and takes back d numbers, a
     metric d², which the host factors.
@@ -326,12 +332,13 @@ def fit_glm(
         raise ValueError(f"{function}: family must be one of {', '.join(_FAMILIES)}, got {family!r}")
     if method not in _METHODS:
         raise ValueError(f"{function}: method must be one of {', '.join(_METHODS)}, got {method!r}")
+    require_one_framework(function, "X", X, y=y, sample_weight=sample_weight, offset=offset, init=init)
     response, classes = _response(y, X, family, function)
     n = len(response)
     matrix = tall(X, function, "X", n)
     outputs = len(classes) if classes is not None else 1
-    if n == 0:
-        raise ValueError(f"{function}: X must have at least one row")
+    if n == 0 or matrix.shape[1] + bool(fit_intercept) == 0:
+        raise ValueError(f"{function}: X must have at least one row and one column, got shape {matrix.shape}")
     penalty, level = float(ridge), _LEVEL[matrix.dtype] if tol is None else float(tol)
     if not penalty >= 0 or math.isinf(penalty):
         raise ValueError(f"{function}: ridge must be finite and not negative, got {ridge!r}")
@@ -349,7 +356,7 @@ def fit_glm(
     width = matrix.shape[1] + bool(fit_intercept)
     start = _vector(init, X, "init", (width,) if family != "multinomial" else (outputs, width), function)
     key = as_key(seed, function=function)
-    bar = _Bar(progress, level)
+    bar = Progress(progress, "fit_glm", round(-math.log10(level), 2))
     try:
         found = _core.fit_glm(
             matrix.core,
@@ -366,7 +373,7 @@ def fit_glm(
             None if start is None else start.ravel(),
             key,
             matrix.dtype == "float32",
-            None if callback is None and bar.silent else _hook(callback, bar),
+            None if callback is None and bar.silent else _hook(callback, bar, level),
         )
     finally:
         bar.close()
@@ -402,9 +409,7 @@ def _response(y: Any, X: Any, family: str, function: str) -> tuple[Doubles, npt.
 def _vector(given: Any, X: Any, name: str, shape: tuple[int, ...], function: str) -> Doubles | None:
     if given is None:
         return None
-    if isinstance(given, (np.ndarray, list, tuple)) and np.asarray(given).dtype.kind in "iub":
-        given = np.asarray(given, dtype=np.float64)  # weights may be counts
-    view = _glm_cuda.beside(given, X, function, name)
+    view = _counted(given, X, function, name)
     if view.shape != shape:
         raise ValueError(f"{function}: {name} must have shape {shape}, got {view.shape}")
     if not np.isfinite(view).all():
@@ -412,37 +417,19 @@ def _vector(given: Any, X: Any, name: str, shape: tuple[int, ...], function: str
     return np.ascontiguousarray(view, dtype=np.float64)
 
 
-class _Bar:
-    """Decades of the gradient's norm, where tqdm is there and wanted."""
-
-    def __init__(self, wanted: bool, tol: float) -> None:
-        self._bar, self._tol, self._reached = None, tol, 0.0
-        if wanted:
-            try:
-                from tqdm.auto import tqdm  # type: ignore[import-untyped]
-            except ImportError:
-                return
-            self._bar = tqdm(total=round(-math.log10(tol), 2), unit="decade", desc="fit_glm")
-
-    @property
-    def silent(self) -> bool:
-        return self._bar is None
-
-    def show(self, state: GlmState) -> None:
-        if self._bar is not None and state.gradient_norm > 0:
-            reached = min(max(-math.log10(state.gradient_norm), self._reached), self._bar.total)
-            self._bar.update(reached - self._reached)
-            self._reached = reached
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+def _counted(given: Any, X: Any, function: str, name: str) -> npt.NDArray[Any]:
+    """As an array of floats; counts may be integers."""
+    if not hasattr(given, "__dlpack__") or isinstance(given, np.ndarray):
+        view = np.asarray(given)
+        given = view.astype(np.float64) if view.dtype.kind in "iub" else view
+    return _glm_cuda.beside(given, X, function, name)
 
 
-def _hook(callback: Callable[[GlmState], bool | None] | None, bar: _Bar) -> Callable[..., bool]:
+def _hook(callback: Callable[[GlmState], bool | None] | None, bar: Progress, tol: float) -> Callable[..., bool]:
     def hook(iteration: int, gradient_norm: float, objective: float, seconds: float, sweeps: int) -> bool:
         state = GlmState(iteration, gradient_norm, objective, seconds, sweeps)
-        bar.show(state)
+        if gradient_norm > 0:
+            bar.left(max(math.log10(gradient_norm / tol), 0.0))
         return False if callback is None else bool(callback(state))
 
     return hook
@@ -463,11 +450,11 @@ def _result(
     coef = np.ascontiguousarray(parameters[:, :d])
     intercept = parameters[:, d] if fit_intercept else np.zeros(len(parameters))
     if family == "multinomial":
-        level: Any = _back(np.ascontiguousarray(intercept), matrix.like, matrix.dtype)
+        level: Any = back(np.ascontiguousarray(intercept), matrix.like, matrix.dtype)
     else:
-        coef, level = coef[0], _back(float(intercept[0]), matrix.like, matrix.dtype)
+        coef, level = coef[0], back(float(intercept[0]), matrix.like, matrix.dtype)
     return GlmResult(
-        coef=_back(coef, matrix.like, matrix.dtype),
+        coef=back(coef, matrix.like, matrix.dtype),
         intercept=level,
         classes=classes,
         family=family,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -236,7 +237,9 @@ def schedule(name: str, *, steps: int | None = None, shape: tuple[int, int] | No
     """
     if steps is not None and steps < 1:
         raise ValueError(f"schedule: steps must be at least 1, got {steps}")
-    rows, cols = (0, 0) if shape is None else shape
+    if shape is not None and (len(shape) != 2 or min(shape) < 1):
+        raise ValueError(f"schedule: shape must be (m, n) with m, n ≥ 1, got {tuple(shape)}")
+    rows, cols = (0, 0) if shape is None else (operator.index(n) for n in shape)
     return _core.schedule(name, 0 if steps is None else steps, rows, cols)
 
 
@@ -291,5 +294,8 @@ def plan(
         raise TypeError(f"plan: dtype must be float64, float32 or bfloat16, got {name}")
     if len(shape) < 2:
         raise ValueError(f"plan: shape must have at least 2 axes (..., m, n), got {tuple(shape)}")
-    rows, cols = (int(n) for n in shape[-2:])
+    sizes = [operator.index(n) for n in shape]
+    if min(sizes) < 0:
+        raise ValueError(f"plan: shape must not be negative, got {tuple(shape)}")
+    rows, cols = sizes[-2:]
     return Plan(**_core.plan(rows, cols, name, schedule, steps, normalize, method, precision))

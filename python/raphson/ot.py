@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from raphson import _core
+from raphson._frameworks import back, like_of
 from raphson._ot_forms import BatchTransportResult, DivergenceResult
+from raphson._ot_solve import (
+    TransportState,
+    hint,
+    iterations_of,
+    method_of,
+    read,
+    solve,
+    tolerance_of,
+    warn_unless_converged,
+)
 from raphson._point_cloud import PointCloud, host
 from raphson._results import warn_not_converged
-from raphson._transport import MASS_TOLERANCE, Problem, TransportResult, _back, relaxations, start_of, weights_of
+from raphson._transport import Problem, TransportResult
 from raphson._transport_cuda import CudaProblem
 
 __all__ = [
@@ -27,110 +37,6 @@ __all__ = [
     "sinkhorn_batch",
     "sinkhorn_divergence",
 ]
-
-METHODS = ("auto", "sinkhorn", "sns", "ssns")
-DEFAULT_TOL = {"float64": 1e-9, "float32": 1e-5}
-DEFAULT_ITERATIONS = 10000
-
-
-class TransportState(NamedTuple):
-    """What a callback of :func:`sinkhorn` sees after every sweep."""
-
-    stage: str
-    iteration: int
-    marginal_error: float
-    reg: float
-    seconds: float
-
-
-def _method(method: Any, function: str) -> int:
-    if method == "splr":
-        raise ValueError(f"{function}: method 'splr' is not there yet; one of {', '.join(METHODS)}")
-    if method not in METHODS:
-        raise ValueError(f"{function}: method must be one of {', '.join(METHODS)}, got {method!r}")
-    return METHODS.index(method)
-
-
-def _tolerance(tol: Any, dtype: str, function: str) -> float:
-    if tol is None:
-        return DEFAULT_TOL[dtype]
-    value = float(tol)
-    if not value > 0:
-        raise ValueError(f"{function}: tol must be positive, got {tol}")
-    return value
-
-
-def _iterations(max_iter: Any, function: str) -> int:
-    if max_iter is None:
-        return DEFAULT_ITERATIONS
-    count = operator.index(max_iter)
-    if not 1 <= count < 2**31:
-        raise ValueError(f"{function}: max_iter must be at least 1, got {max_iter}")
-    return count
-
-
-def _read(
-    a: Any,
-    b: Any,
-    cost: Any,
-    reg: Any,
-    unbalanced: Any,
-    check_finite: bool | None,
-    function: str,
-    *,
-    part: int | None = None,
-) -> tuple[Problem, str, Any]:
-    """The problem, the dtype of its data, and the array whose framework results take (None: NumPy).
-
-    ``part``: one of a batch, whose weights have been read; which of the costs, or -1 where there is one.
-    """
-    like: Any = cost.x if isinstance(cost, PointCloud) else cost
-    on_device = _core._is_cuda(like)
-    rows: Any = cost
-    shape: tuple[int, ...]
-    if isinstance(cost, PointCloud):
-        shape, dtype = cost.shape, cost.dtype
-    elif on_device:
-        shape, dtype = _core._describe(cost, function, "cost")
-        shape = shape[1:] if part is not None and part >= 0 else shape
-    else:
-        view = _core._as_numpy(cost, function, "cost")
-        shape, dtype = view.shape, view.dtype.name
-        rows = np.ascontiguousarray(view)
-    if len(shape) != 2:
-        raise ValueError(f"{function}: cost must have shape (n, m), got {shape}")
-    n, m = shape
-    for name, given in (("a", a), ("b", b)):
-        if given is not None and part is None:
-            _core._require_same(like, given, function, "cost", name)
-    weights_a, dtype_a = weights_of(a, n, function, "a")
-    weights_b, dtype_b = weights_of(b, m, function, "b")
-    narrow = "float32" in (dtype, dtype_a, dtype_b)
-    arguments = (
-        weights_a,
-        weights_b,
-        rows,
-        float(reg),
-        relaxations(unbalanced, function),
-        MASS_TOLERANCE["float32" if narrow else "float64"],
-        function,
-        bool(check_finite) if on_device else check_finite is not False,
-    )
-    problem = CudaProblem(*arguments, -1 if part is None else part) if on_device else Problem(*arguments)
-    return problem, "float32" if narrow else "float64", None if _core._is_numpy(like) else like
-
-
-def hint(status: str, reg: float, span: float) -> str:
-    """What to try, one sentence."""
-    if status == "precision_floor":
-        return f"This is what float64 reaches with reg {reg:.3g} beside costs up to {span:.3g}; ask for a larger tol."
-    if status == "infeasible":
-        return "The pairs that cost=inf leaves cannot carry these marginals; allow more, or relax them by unbalanced=."
-    if status == "breakdown":
-        return "A number left the finite range; check_finite=True says whether the cost has NaN or -Inf, and where."
-    if status == "stalled":
-        return "Try method='sinkhorn' from this result (init=), or a larger reg."
-    return "Try method='auto', a larger max_iter, or init= from a solve with larger reg."
 
 
 def sinkhorn(
@@ -226,62 +132,11 @@ def sinkhorn(
     into a rank-one term that keeps its row and column sums, and steps are accepted on the derivative along the
     direction.
     """
-    function = "sinkhorn"
-    problem, dtype, like = _read(a, b, cost, reg, unbalanced, check_finite, function)
-    number, level, most = _method(method, function), _tolerance(tol, dtype, function), _iterations(max_iter, function)
-    f, g = start_of(init, problem, function)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"{function}: callback must be callable, got {type(callback).__name__}")
-    problem.core()  # checks the rest, before anything shows on the screen
-    with _Watch(callback, progress, level) as watch:
-        found = problem.solve(number, level, most, (f, g), watch.hook)
-    result = TransportResult._from_core(problem, found, level, like)
-    if not result.converged:
-        warn_not_converged(
-            function,
-            result.status,
-            found["marginal_error"],
-            level,
-            hint(result.status, problem.reg, problem.span()),
-        )
+    result = solve(
+        "sinkhorn", a, b, cost, reg, method, tol, max_iter, init, unbalanced, callback, progress, check_finite
+    )
+    warn_unless_converged("sinkhorn", result)
     return result
-
-
-class _Watch:
-    """The caller's callback and a progress bar, as one hook for the core."""
-
-    def __init__(self, callback: Callable[[TransportState], bool | None] | None, progress: bool, tol: float) -> None:
-        self._callback, self._tol, self._bar, self._reached = callback, tol, None, 0.0
-        if progress:
-            try:
-                from tqdm.auto import tqdm  # type: ignore[import-untyped]
-            except ImportError:
-                return
-            self._bar = tqdm(total=0.0, unit="decade", desc="sinkhorn")
-
-    @property
-    def hook(self) -> Callable[..., bool] | None:
-        return None if self._callback is None and self._bar is None else self._call
-
-    def _call(self, stage: str, iteration: int, error: float, reg: float, seconds: float) -> bool:
-        if self._bar is not None and 0 < error < math.inf:
-            left = max(math.log10(error / self._tol), 0.0)
-            if self._bar.total == 0:
-                self._bar.total = left
-            reached = max(self._bar.total - left, 0.0)
-            self._bar.update(max(reached - self._reached, 0.0))
-            self._reached = max(self._reached, reached)
-            self._bar.set_postfix(error=f"{error:.1e}", reg=f"{reg:.2g}", refresh=False)
-        if self._callback is None:
-            return False
-        return bool(self._callback(TransportState(stage, iteration, error, reg, seconds)))
-
-    def __enter__(self) -> _Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def sinkhorn_batch(
@@ -344,8 +199,8 @@ def sinkhorn_batch(
     def part(name: str, k: int) -> Any:
         return views[name][k] if name in sizes and not (on_device and name == "cost") else views[name]
 
-    read = [
-        _read(
+    parts = [
+        read(
             part("a", k),
             part("b", k),
             part("cost", k),
@@ -357,16 +212,22 @@ def sinkhorn_batch(
         )
         for k in range(count)
     ]
-    dtype = read[0][1] if read else "float64"
-    number, level, most = _method(method, function), _tolerance(tol, dtype, function), _iterations(max_iter, function)
-    framework = None if _core._is_numpy(like) else like
-    problems = [problem for problem, _, _ in read]
+    dtype = parts[0][1] if parts else "float64"
+    number, level, most = (
+        method_of(method, function),
+        tolerance_of(tol, dtype, function),
+        iterations_of(max_iter, function),
+    )
+    framework = like_of(like)
+    problems = [problem for problem, _, _ in parts]
     found = (CudaProblem if on_device else Problem).solve_batch(problems, number, level, most)
     results = [
         TransportResult._from_core(problem, one, level, framework)
-        for (problem, _, _), one in zip(read, found, strict=True)
+        for (problem, _, _), one in zip(parts, found, strict=True)
     ]
-    batch = BatchTransportResult(tuple(results), framework)
+    batch = BatchTransportResult(
+        tuple(results), framework, cost.shape if isinstance(cost, PointCloud) else (shape[-2], shape[-1])
+    )
     if not batch.all_converged:
         worst = max((r for r in results if not r.converged), key=lambda r: float(r.marginal_error))
         warn_not_converged(
@@ -411,29 +272,37 @@ def sinkhorn_divergence(
     -------
     DivergenceResult
         ``value`` and the three transport results ``xy``, ``xx``, ``yy``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`sinkhorn` and :class:`PointCloud`.
+
+    Warns
+    -----
+    ConvergenceWarning
+        One, when any of the three did not reach the tolerance.
+
+    Notes
+    -----
+    Cost: three transports.
     """
-    options: dict[str, Any] = {
-        "method": method,
-        "tol": tol,
-        "max_iter": max_iter,
-        "unbalanced": unbalanced,
-        "callback": callback,
-        "progress": progress,
-        "check_finite": check_finite,
-    }
+    function = "sinkhorn_divergence"
+    options = (method, tol, max_iter, None, unbalanced, callback, progress, check_finite)
     if isinstance(unbalanced, (tuple, list)):
         raise ValueError("sinkhorn_divergence: unbalanced must be one number: both sides are relaxed alike")
 
     def cloud(p: Any, q: Any) -> PointCloud:
         return PointCloud(p, q, metric=metric, scale=scale)
 
-    xy = sinkhorn(a, b, cloud(x, y), reg, **options)
-    xx = sinkhorn(a, a, cloud(x, x), reg, **options)
-    yy = sinkhorn(b, b, cloud(y, y), reg, **options)
+    xy = solve(function, a, b, cloud(x, y), reg, *options)
+    xx = solve(function, a, a, cloud(x, x), reg, *options)
+    yy = solve(function, b, b, cloud(y, y), reg, *options)
+    warn_unless_converged(function, xy, xx, yy)
     assert xy._problem is not None
     difference = float(xy._problem.a.sum() - xy._problem.b.sum())
     value = float(xy.objective) - 0.5 * (float(xx.objective) + float(yy.objective)) + 0.5 * float(reg) * difference**2
-    return DivergenceResult(_back(value, xy._like), xy, xx, yy)
+    return DivergenceResult(back(value, xy._like), xy, xx, yy)
 
 
 def monge_gap(
@@ -446,28 +315,44 @@ def monge_gap(
     method: str = "auto",
     tol: float | None = None,
     max_iter: int | None = None,
+    callback: Callable[[TransportState], bool | None] | None = None,
+    progress: bool = False,
+    check_finite: bool | None = None,
 ) -> Any:
     """Mean c(xᵢ, T(xᵢ)) − min over couplings of x and T(x) of ⟨P, C⟩ + reg·Σ P log P, with uniform weights.
 
-    Nonnegative, since P = I/n is a coupling of entropy term −log n ≤ 0 … small when T is an optimal map
-    (Uscidda and Cuturi 2023; OTT's ``monge_gap_from_samples``).
+    At least reg·log n, since P = I/n is a coupling with Σ P log P = −log n; near it when T is an optimal map
+    (Uscidda and Cuturi 2023; OTT's ``monge_gap_from_samples``). Cost: one :func:`sinkhorn`.
 
     Parameters
     ----------
     x, tx : array (n, d)
         Points and their images.
-    reg, method, tol, max_iter
+    reg, method, tol, max_iter, callback, progress, check_finite
         As in :func:`sinkhorn`; metric and scale as in :class:`PointCloud`.
 
     Returns
     -------
     float (NumPy), or a 0-d array
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`sinkhorn` and :class:`PointCloud`; different numbers of points.
+
+    Warns
+    -----
+    ConvergenceWarning
+        The transport did not reach the tolerance.
     """
     cloud = PointCloud(x, tx, metric=metric, scale=scale)
     n, m = cloud.shape
     if n != m:
         raise ValueError(f"monge_gap: x and tx must have the same number of points, got {n} and {m}")
-    result = sinkhorn(None, None, cloud, reg, method=method, tol=tol, max_iter=max_iter)
+    result = solve(
+        "monge_gap", None, None, cloud, reg, method, tol, max_iter, None, None, callback, progress, check_finite
+    )
+    warn_unless_converged("monge_gap", result)
     left, right = cloud._read("x").astype(np.float64), cloud._read("y").astype(np.float64)
     difference = left - right
     if metric == "cityblock":
@@ -476,4 +361,4 @@ def monge_gap(
         moved = (difference**2).sum(axis=1)
         moved = moved if metric == "sqeuclidean" else np.sqrt(moved)
     entropic = float(result.objective) - 2 * float(reg) * math.log(n)  # Σ P log P = KL(P | a⊗b) − 2 log n
-    return _back(float(scale) * float(moved.mean()) - entropic, result._like)
+    return back(float(scale) * float(moved.mean()) - entropic, result._like)

@@ -209,24 +209,17 @@ TEST_CASE("ot passes: the large entries of a sweep") {
             }
             // products with what was kept
             const SparseRows rows{index.data(), value.data(), row_end.data(), n, m};
-            std::vector<double> x(static_cast<std::size_t>(m)), z(static_cast<std::size_t>(n)), t(z), y(x), back(x);
+            std::vector<double> x(static_cast<std::size_t>(m)), z(static_cast<std::size_t>(n)), y(x), back(x);
             support::Random random{9};
             for (double& v : x) v = random.normal();
             for (double& v : z) v = random.normal();
-            table.sparse_rows(rows, x.data(), t.data());
             table.sparse_columns(rows, z.data(), back.data());
-            std::vector<double> both(z);
-            table.sparse_normal(rows, x.data(), z.data(), y.data(), both.data());
+            table.sparse_normal(rows, x.data(), z.data(), y.data());
             std::vector<Real> expected_y(y.size(), 0), expected_back(y.size(), 0);
             std::int64_t first = 0;
             for (std::int64_t i = 0; i < n; ++i) {
-                Real sum = 0, size = 0;
-                for (std::int64_t k = first; k < row_end[i]; ++k) {
-                    sum += static_cast<Real>(value[k]) * x[index[k]];
-                    size += std::fabs(static_cast<Real>(value[k]) * x[index[k]]);
-                }
-                CHECK(std::fabs(t[i] - static_cast<double>(sum)) <= 1e-14 * static_cast<double>(size));
-                CHECK(std::fabs(both[i] - z[i] * static_cast<double>(sum)) <= 1e-13 * static_cast<double>(size));
+                Real sum = 0;
+                for (std::int64_t k = first; k < row_end[i]; ++k) sum += static_cast<Real>(value[k]) * x[index[k]];
                 for (std::int64_t k = first; k < row_end[i]; ++k) {
                     expected_y[index[k]] += z[i] * sum * value[k];
                     expected_back[index[k]] += static_cast<Real>(z[i]) * value[k];

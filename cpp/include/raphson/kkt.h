@@ -31,7 +31,7 @@ struct Inertia {
 struct KktOptions {
     KktMethod method = KktMethod::ldlt;
     double tol = 1e-12;         // of ‖K x − rhs‖ / ‖rhs‖
-    std::int64_t max_iter = 0;  // 0: minres 5·size, sketch-and-project 1000·size
+    std::int64_t max_iter = 0;  // 0: minres 5·size + 50, sketch-and-project 1000·size
     std::uint64_t seed = 0;
     RowSampling sampling = RowSampling::equilibrated;
     std::int64_t block_size = 32;

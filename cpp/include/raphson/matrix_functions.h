@@ -39,12 +39,12 @@ void polar(TensorView<const T> x, TensorView<T> unitary, TensorView<T> hermitian
            const MatrixFunctionOptions& options = {});
 
 // S with S² = I that commutes with A and has the signs of its eigenvalues' real parts. residual = max|S² − I|. Breakdown:
-// eigenvalues on the imaginary axis. Symmetric A: by eigenvalues, about 11n³ flops; else scaled Newton, 2n³ a step.
+// eigenvalues on the imaginary axis. Symmetric A: by eigenvalues, at most 7n³ flops; else scaled Newton, 2n³ a step.
 template <class T>
 void matrix_sign(TensorView<const T> a, TensorView<T> value, MatrixReport* reports, const MatrixFunctionOptions& options = {});
 
 // The principal square root, and its inverse (data may be null; NaN where A is singular). residual = ‖X² − A‖_F/‖A‖_F.
-// Breakdown: eigenvalues on the closed negative axis, zero aside where A is symmetric. Symmetric A: by eigenvalues; else
+// Breakdown: eigenvalues on the closed negative axis, zero aside where A is symmetric. Symmetric A: by eigenvalues, 11n³ flops; else
 // Denman and Beavers' iteration, 4n³ flops a step, its answer corrected by a Sylvester equation.
 template <class T>
 void matrix_sqrt(TensorView<const T> a, TensorView<T> value, TensorView<T> inverse_sqrt, MatrixReport* reports,
@@ -56,7 +56,7 @@ void matrix_inverse(TensorView<const T> a, TensorView<T> value, MatrixReport* re
                     const MatrixFunctionOptions& options = {});
 
 // (A + (ridge + relative_ridge·λmax) I)^(−1/p) of symmetric positive definite A, p ≥ 1. residual = max|(A + …) Xᵖ − I|.
-// By eigenvalues; about 11n³ flops and 2n³(1 + log₂ p) for the residual.
+// By eigenvalues; at most 6n³ flops and 2n³(1 + log₂ p) for the residual.
 template <class T>
 void inverse_root(TensorView<const T> a, std::int64_t p, TensorView<T> value, MatrixReport* reports,
                   const MatrixFunctionOptions& options = {});

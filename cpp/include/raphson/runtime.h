@@ -9,7 +9,7 @@ namespace raphson {
 // Number of threads that take part in a computation, the caller's included. The default is RAPHSON_NUM_THREADS, else
 // the number of CPUs this process may run on. The count never changes a bit of any result.
 int get_num_threads();
-void set_num_threads(int count);  // count ≥ 1, else std::invalid_argument
+void set_num_threads(int count);  // 1 to 1024, else std::invalid_argument
 
 // While a PollScope lives, computations begun on this thread call `poll(context)` between tiles, at most about every
 // 20 ms and only on this thread. Once it returns true the computation ends with raphson::Cancelled; memory the caller

@@ -38,8 +38,8 @@ public:
 
     // out (x.rows × dim, of type `to`, contiguous) = X F⁻¹.
     void solve(const RowMatrix& x, DType to, void* out) const;
-    // For every group of `group` neighbouring columns Q: the diagonal blocks B = (F⁻¹)_QQ. With w null diagonal[k] = B_kk;
-    // else scores[q] = ½ w_Qᵀ B⁻¹ w_Q and multipliers_Q = B⁻¹ w_Q. Two reads of G at most, m²·d flops.
+    // diagonal[k] = (F⁻¹)_kk. For every group of `group` neighbouring columns Q, with B = (F⁻¹)_QQ: scores[q] = ½ w_Qᵀ B⁻¹ w_Q
+    // and multipliers_Q = B⁻¹ w_Q. Two reads of G at most, m²·d flops.
     void diagonal(double* out) const;
     void scores(const double* w, std::int64_t group, double* scores, double* multipliers) const;
     // out (rows × cols) = F⁻¹[rows, cols].
@@ -54,7 +54,6 @@ public:
     std::int64_t dim() const { return gradients_.cols; }
     std::int64_t count() const { return gradients_.rows; }
     std::int64_t block_width() const { return width_; }
-    double damping() const { return damping_; }
 
 private:
     std::int64_t blocks() const { return (gradients_.cols + width_ - 1) / width_; }

@@ -333,18 +333,18 @@ void Window::push_and(const VectorRef& g, const char* function, const VectorRef*
             if (out != nullptr) use(block);
         });
         if (block_count() == 1) reduce(sums, length);
+        if (!at_once) {
+            for (const Block& block : blocks_) {
+                const int64_t b = &block - blocks_.data();
+                append(block, sums + b * length, dropped(block), incremental);
+            }
+            if (!incremental || !factor_serves()) {
+                shift_ = 0;  // the next query factors the Gram matrix anew
+                if (out != nullptr) refactor();
+            }
+            if (out != nullptr) parallel_for(block_count(), [&](int64_t b) { use(blocks_[static_cast<std::size_t>(b)]); });
+        }
         std::swap(residual_, next_residual_);
-        if (at_once) return;
-        for (const Block& block : blocks_) {
-            const int64_t b = &block - blocks_.data();
-            append(block, sums + b * length, dropped(block), incremental);
-        }
-        if (!incremental || !factor_serves()) {
-            shift_ = 0;  // the next query factors the Gram matrix anew
-            if (out != nullptr) refactor();
-        }
-        if (out == nullptr) return;
-        parallel_for(block_count(), [&](int64_t b) { use(blocks_[static_cast<std::size_t>(b)]); });
     } catch (...) {
         length_ = old_length;  // rows and Gram matrix of before are all still there
         head_ = old_head;

@@ -33,7 +33,6 @@ public:
     std::int64_t capacity() const { return capacity_; }
     std::int64_t length() const { return length_; }
     const WindowOptions& options() const { return options_; }
-    const Damping& damping() const { return damping_; }
     double damping_in_use();  // λ of the factor that the next query uses; refreshes a relative one
     std::int64_t nbytes() const;
 

@@ -79,8 +79,16 @@ public:
                 s_.status = Status::stopped;
                 return;
             }
-            if (!iterate()) return;
+            if (!iterate()) {
+                if (s_.status == Status::stalled && at_floor()) s_.status = Status::precision_floor;
+                return;
+            }
             ++s_.iterations;
+            if (stands() && at_floor()) {
+                publish();
+                s_.status = done() ? Status::converged : Status::precision_floor;
+                return;
+            }
         }
     }
 
@@ -155,6 +163,27 @@ private:
     bool done() const {
         if (paper_) return std::sqrt(at_.squares()) <= options_.tol;
         return std::fmax(s_.optimality, s_.constraint_violation) <= options_.tol;
+    }
+    // The last step changed no digit to speak of.
+    bool stands() const {
+        double most = 0, moved = 0;
+        for (std::size_t i = 0; i < at_.x.size(); ++i) {
+            most = std::fmax(most, std::fabs(at_.x[i]));
+            moved = std::fmax(moved, std::fabs(at_.x[i] - trial_.x[i]));
+        }
+        return moved <= 8 * epsilon * most;
+    }
+    // Whether the nearest numbers would change the optimality conditions as much as they are violated; spends trial_.
+    bool at_floor() {
+        nudge(at_.x, trial_.x);
+        trial_.multipliers = at_.multipliers;
+        if (!values(trial_) || !derivatives(trial_)) return false;
+        double change = 0;
+        for (std::size_t i = 0; i < at_.residual.size(); ++i) {
+            change += (trial_.residual[i] - at_.residual[i]) * (trial_.residual[i] - at_.residual[i]);
+        }
+        for (std::size_t i = 0; i < at_.c.size(); ++i) change += (trial_.c[i] - at_.c[i]) * (trial_.c[i] - at_.c[i]);
+        return std::sqrt(at_.squares()) <= floor_factor * std::sqrt(change);
     }
     bool report() {
         if (!options_.callback) return false;
@@ -327,7 +356,6 @@ private:
         double residual = 0;
         system_.solve(right.data(), step_.data(), &residual);
         const bool fine = std::isfinite(dot(step_, step_)) && look(1);
-        if (!fine) look(1);
         step_ = before;
         return fine && derivatives(trial_);
     }

@@ -124,6 +124,8 @@ private:
     double row(const double* margin, double y, double* residual, double* curvature) const;
     double saturated(double y) const;
     std::vector<double> block_weights(const GlmPoint& at) const;
+    template <class Curvature>
+    std::vector<double> row_weights(const Curvature& curvature) const;
     template <class Body>
     void for_chunks(std::int64_t chunks, Body&& body) const;
 

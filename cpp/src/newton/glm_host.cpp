@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "common/threads.h"
 #include "newton/glm.h"
@@ -168,23 +169,30 @@ void HostGlm::product(const GlmPoint& at, const double* s, double* out) {
     for (int64_t c = 0; border_ != 0 && c < k; ++c) out[c * p_ + d_] = sums[c];
 }
 
+// weight·curvature(i) of every row; exactly 0 where the weight is, whatever the curvature.
+template <class Curvature>
+std::vector<double> HostGlm::row_weights(const Curvature& curvature) const {
+    std::vector<double> h(static_cast<std::size_t>(n_));
+    parallel_for((n_ + rows_a_task - 1) / rows_a_task, [&](int64_t task) {
+        for (int64_t i = task * rows_a_task; i < std::min(n_, (task + 1) * rows_a_task); ++i) {
+            const double weight = data_.weight != nullptr ? data_.weight[i] : 1.0;
+            h[i] = weight > 0 ? weight * curvature(i) : 0.0;
+        }
+    });
+    throw_if_cancelled();
+    return h;
+}
+
 // Multinomial: blocks ω p (1 − p) of all classes are replaced by their mean, scaled as on the space of
 // coefficients that sum to 0: exact where all probabilities are equal.
 std::vector<double> HostGlm::block_weights(const GlmPoint& at) const {
     const int64_t k = outputs_;
-    std::vector<double> h(static_cast<std::size_t>(n_));
-    for (int64_t i = 0; i < n_; ++i) {
+    return row_weights([&](int64_t i) {
+        if (family_ != GlmFamily::multinomial) return at.curvature[i];
         double curvature = 0;
-        if (family_ != GlmFamily::multinomial) {
-            curvature = at.curvature[i];
-        } else {
-            for (int64_t c = 0; c < k; ++c) curvature += at.curvature[i * k + c] * (1 - at.curvature[i * k + c]);
-            curvature /= static_cast<double>(std::max<int64_t>(k - 1, 1));
-        }
-        const double weight = data_.weight != nullptr ? data_.weight[i] : 1.0;
-        h[i] = weight > 0 ? weight * curvature : 0.0;
-    }
-    return h;
+        for (int64_t c = 0; c < k; ++c) curvature += at.curvature[i * k + c] * (1 - at.curvature[i * k + c]);
+        return curvature / static_cast<double>(std::max<int64_t>(k - 1, 1));
+    });
 }
 
 void HostGlm::squares(const GlmPoint& at, double* diagonal) {
@@ -226,25 +234,26 @@ double HostGlm::thinned_gram(const GlmPoint& at, int64_t apart, double* gram) {
 
 void HostGlm::block(const GlmPoint& at, int64_t c, int64_t e, double* gram) {
     const int64_t k = outputs_;
-    std::vector<double> h(static_cast<std::size_t>(n_));
-    for (int64_t i = 0; i < n_; ++i) {
-        const double weight = data_.weight != nullptr ? data_.weight[i] : 1.0;
+    const std::vector<double> h = row_weights([&](int64_t i) {
         const double left = at.curvature[i * k + c], right = at.curvature[i * k + e];
-        h[i] = weight > 0 ? weight * (k == 1 ? left : c == e ? left * (1 - left) : -left * right) : 0.0;
-    }
+        return k == 1 ? left : c == e ? left * (1 - left) : -left * right;
+    });
     weighted_gram(x_, h.data(), border_, gram);
 }
 
 double HostGlm::deviance(const GlmPoint& at) const {
     const int64_t k = outputs_;
-    std::vector<double> residual(static_cast<std::size_t>(k)), curvature(residual.size());
-    double sum = 0;
-    for (int64_t i = 0; i < n_; ++i) {
-        const double weight = data_.weight != nullptr ? data_.weight[i] : 1.0;
-        if (weight == 0) continue;
-        sum += weight * (row(at.margin.data() + i * k, data_.y[i], residual.data(), curvature.data()) - saturated(data_.y[i]));
-    }
-    return 2 * sum;
+    std::vector<double> sums(static_cast<std::size_t>((n_ + rows_a_task - 1) / rows_a_task), 0.0);
+    parallel_for(static_cast<int64_t>(sums.size()), [&](int64_t task) {
+        std::vector<double> residual(static_cast<std::size_t>(k)), curvature(residual.size());
+        for (int64_t i = task * rows_a_task; i < std::min(n_, (task + 1) * rows_a_task); ++i) {
+            const double weight = data_.weight != nullptr ? data_.weight[i] : 1.0;
+            if (weight == 0) continue;
+            sums[task] += weight * (row(at.margin.data() + i * k, data_.y[i], residual.data(), curvature.data()) - saturated(data_.y[i]));
+        }
+    });
+    throw_if_cancelled();
+    return 2 * std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 void HostGlm::take_rows(const std::vector<int64_t>& from, const GlmOptions& options, Sample& s) const {

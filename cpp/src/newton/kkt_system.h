@@ -43,7 +43,6 @@ public:
     void set(const RowBlock& b, const RowBlock& g);
     const RowBlock& hessian() const { return b_; }
     const RowBlock& jacobian() const { return g_; }
-    std::int64_t variables() const { return n_; }
     std::int64_t size() const { return n_ + m_; }
     bool sparse() const { return sparse_; }
 
@@ -59,7 +58,6 @@ public:
     void solve_factored(double* x) const;  // x ← K⁻¹ x
     // The same, refined; gives the number of refinements. `residual`: ‖K x − rhs‖.
     int solve(const double* rhs, double* x, double* residual) const;
-    std::int64_t factor_entries() const { return sparse_ ? fronts_.entries() : size() * size(); }
     double negative_direction(double* p) const;  // p (size()), pᵀ K p < 0: of an unconstrained system, a descent of curvature
 
     // K itself: dense, or, of a sparse system, its rows compressed.

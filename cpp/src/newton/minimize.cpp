@@ -8,13 +8,12 @@
 
 #include "newton/kkt_system.h"
 #include "newton/smooth.h"
+#include "newton/vector.h"
 
 namespace raphson {
 namespace {
 
 using std::int64_t;
-using Vector = std::vector<double>;
-
 bool finite(const double* x, int64_t n) {
     return std::all_of(x, x + n, [](double v) { return std::isfinite(v); });
 }
@@ -89,6 +88,12 @@ void minimize_freely(Counted& problem, const MinimizeOptions& options, MinimizeS
     publish(at);
     s.status = at.status;
     s.indefinite = at.indefinite;
+    if (s.status != Status::stalled) return;
+    Vector beside(at.x.size()), g(at.x.size());
+    nudge(at.x, beside);
+    if (!problem.gradient(beside.data(), g.data())) return;
+    for (std::size_t i = 0; i < g.size(); ++i) g[i] -= at.g[i];
+    if (norm(at.g) <= floor_factor * norm(g)) s.status = Status::precision_floor;
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ bool conjugate_gradients(Counted& f, const Vector& x, const Vector& g, double ra
     for (std::size_t step = 0; step < 2 * g.size() + 10; ++step) {
         f.product(x.data(), p.data(), hp.data());
         const double curvature = dot(p, hp);
-        if (!(curvature > 1e-14 * dot(p, p)) && !(curvature > 0)) {  // NaN as well
+        if (!(curvature > 0)) {  // NaN as well
             to_sphere(d, p, radius);
             return true;
         }

@@ -19,7 +19,6 @@ public:
     void factor(const double* values, double zero);
     void solve(double* x) const;
     PivotSigns signs() const { return signs_; }
-    std::int64_t entries() const { return static_cast<std::int64_t>(panels_.size()); }  // of L, zeros in fronts included
     double negative_direction(double* p) const;  // as Ldlt's
 
 private:

@@ -127,7 +127,6 @@ void spectral_of(const FunctionJob& job, const double* a, int64_t n, double* val
     gemm.product(n, n, n, 1.0, work, n, copy, n, 0.0, nullptr, 0, spare, n);
     report.residual = distance_to_identity(spare, n);
     judge(job, safe_tolerance(n, report.cond, job.narrow, job.p), limited, report);
-    return;
 }
 
 }  // namespace raphson

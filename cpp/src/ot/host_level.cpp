@@ -68,7 +68,7 @@ void HostLevel::each_tile(const TileWork& work) {
         PointBlock points = cost.points;
         points.stride = padded_;
         points.cost = scratch.take_array<double>(point_rows * padded_);
-        for (std::int64_t i = begin; i < end && !cancelled(); i += point_rows) {
+        for (std::int64_t i = begin; i < end && !poll_cancelled(); i += point_rows) {
             points.rows = std::min(point_rows, end - i);
             points.x = cost.points.x + i * points.dim;
             kernels().ot.point_costs(points);
@@ -373,7 +373,7 @@ void HostLevel::normal_sparse(const SparsePlan& plan, const double* x, const dou
     const auto work = [&](std::int64_t block) {
         double* into = tasks == 1 ? y : partial(block);
         if (tasks > 1) std::fill(into, into + padded_, 0.0);
-        table.sparse_normal(rows_of(plan.pieces[block], m()), x, coefficient + block_begin(block), into, nullptr);
+        table.sparse_normal(rows_of(plan.pieces[block], m()), x, coefficient + block_begin(block), into);
     };
     if (tasks == 1) {
         std::fill(y, y + padded_, 0.0);

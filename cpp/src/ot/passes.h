@@ -48,7 +48,7 @@ struct LogBlock {
     double* columns;     // += column sums of the plan of this block
     double* cost_sum;    // += ⟨P, C⟩ of this block, or null
     SparseBlock* sparse;  // or null
-    void* plan;           // P/a as rows of the cost's dtype with the cost's stride, or null
+    void* plan;           // P/a as rows of the cost's dtype, plan_stride apart, or null
     std::int64_t plan_stride;
     // Not null: no update but a product with the plan's shape: t = Σⱼ exp(u + ψ − C/reg)·xⱼ, rows add coefficient·t·exp(…)
     // to the columns (t null: coefficient alone). x is padded with 0.
@@ -111,17 +111,15 @@ struct OtTable {
     // sum[j] += Σᵢ exp(φᵢ − Cᵢⱼ/reg − shift[j]) for those columns.
     void (*column_sum)(const CostBlock& cost, double inverse_reg, const double* phi, const double* shift,
                        const std::int64_t* groups, std::int64_t group_count, double* sum);
-    // rows of T x: t[i] = Σ value·x[index].
-    void (*sparse_rows)(const SparseRows& plan, const double* x, double* t);
-    // columns[j] += Σᵢ coefficientᵢ·(T x)ᵢ·Tᵢⱼ, in one pass. t, if not null: (T x)ᵢ·coefficientᵢ.
-    void (*sparse_normal)(const SparseRows& plan, const double* x, const double* coefficient, double* columns, double* t);
+    // columns[j] += Σᵢ coefficientᵢ·(T x)ᵢ·Tᵢⱼ, in one pass.
+    void (*sparse_normal)(const SparseRows& plan, const double* x, const double* coefficient, double* columns);
     // columns[j] += Σᵢ zᵢ·Tᵢⱼ.
     void (*sparse_columns)(const SparseRows& plan, const double* z, double* columns);
     void (*point_costs)(const PointBlock& block);
     // out[k] = 2^x[k]: for tests.
     void (*exp2)(const double* x, std::int64_t count, double* out);
 
-    // S (n×n, row major, symmetric, lower triangle read) becomes its Cholesky factor; false when a pivot is not positive.
+    // S (n×n, row major, symmetric, of which the upper triangle is read) becomes its Cholesky factor; false when a pivot is not positive.
     bool (*cholesky)(double* s, std::int64_t n);
     void (*cholesky_solve)(const double* factor, std::int64_t n, double* x);
 };

@@ -244,17 +244,9 @@ void scatter(const std::int32_t* index, const double* value, std::int64_t count,
     for (std::int64_t k = 0; k < count; ++k) columns[index[k]] += z * value[k];
 }
 
-void sparse_rows(const SparseRows& plan, const double* x, double* t) {
+void sparse_normal(const SparseRows& plan, const double* x, const double* coefficient, double* columns) {
     each_row(plan, [&](std::int64_t i, const std::int32_t* index, const double* value, std::int64_t count) {
-        t[i] = gathered(index, value, count, x);
-    });
-}
-
-void sparse_normal(const SparseRows& plan, const double* x, const double* coefficient, double* columns, double* t) {
-    each_row(plan, [&](std::int64_t i, const std::int32_t* index, const double* value, std::int64_t count) {
-        const double z = coefficient[i] * gathered(index, value, count, x);
-        if (t != nullptr) t[i] = z;
-        scatter(index, value, count, z, columns);
+        scatter(index, value, count, coefficient[i] * gathered(index, value, count, x), columns);
     });
 }
 
@@ -328,7 +320,7 @@ bool ot_cholesky(double* s, std::int64_t n);
 void ot_cholesky_solve(const double* factor, std::int64_t n, double* x);
 
 extern const OtTable ot_table;
-const OtTable ot_table{scan,           log_sweep,    kernel_sweep, column_max, column_sum,  sparse_rows,      sparse_normal,
-                       sparse_columns, point_costs,  exp2_all,   ot_cholesky, ot_cholesky_solve};
+const OtTable ot_table{scan,           log_sweep,   kernel_sweep, column_max,  column_sum,       sparse_normal,
+                       sparse_columns, point_costs, exp2_all,     ot_cholesky, ot_cholesky_solve};
 
 RAPHSON_ISA_END

@@ -76,7 +76,7 @@ void plan_rows(const TransportProblem& problem, Potentials at, std::int64_t begi
 void plan_apply(const TransportProblem& problem, Potentials at, bool transposed, const double* v, std::int64_t k, double* out) {
     HostLevel level(problem);
     place(level, at);
-    const std::int64_t n = problem.n, m = problem.m;
+    const std::int64_t m = problem.m;
     if (!transposed) {
         each_row(level, [&](std::int64_t i, const double* row, std::int64_t) {
             double* t = out + i * k;
@@ -106,7 +106,6 @@ void plan_apply(const TransportProblem& problem, Potentials at, bool transposed,
             }
         }
     }
-    (void)n;
 }
 
 SparseResult plan_sparse(const TransportProblem& problem, Potentials at, double most_dropped) {
@@ -198,14 +197,21 @@ double solve_hessian(Level& level, Potentials at, const double* p, const double*
     for (std::int64_t j = m; j < level.padded(); ++j) right[j] = 0;
     std::vector<double> factor;
     if (sparse && level.can_factor() && static_cast<double>(plan.count) * static_cast<double>(m) > 1e6) schur.factor(factor);
-    CgOutcome outcome = schur.solve(right.data(), x.data(), 1e-14 * scale, 3000);
+    schur.solve(right.data(), x.data(), 1e-14 * scale, 3000);
     std::copy(x.begin(), x.begin() + m, beta);
     std::vector<double> row_rhs(p, p + n);
     schur.rows_for(row_rhs.data(), x.data(), alpha);
     for (std::int64_t i = 0; i < n; ++i) {
         if (!(problem.a[i] > 0)) alpha[i] = 0;
     }
-    return scale > 0 ? outcome.residual / scale : 0;
+    // The rows' equations hold to rounding, by the last substitution.
+    level.product_columns(alpha, right.data());
+    double residual = 0;
+    for (std::int64_t j = 0; j < m; ++j) {
+        if (!(problem.b[j] > 0)) continue;
+        residual += std::abs(q[j] - right[j] - (level.columns[j] + level.kappa_b() * level.target_column(j)) * beta[j]);
+    }
+    return scale > 0 ? residual / scale : 0;
 }
 
 double solve_hessian(const TransportProblem& problem, Potentials at, const double* p, const double* q, double* alpha, double* beta) {

@@ -19,6 +19,7 @@ using std::int64_t;
 
 constexpr int64_t columns_at_once = 256;  // of a Gaussian, in cache while they are multiplied
 constexpr int64_t rows_a_task = 256;
+constexpr int64_t fewest_tasks = 4;
 
 template <class T>
 void check(const char* name, int64_t cols, const TensorView<T>& a, int64_t first) {
@@ -121,22 +122,34 @@ bool odd_parity(std::uint64_t x) {
 
 }  // namespace
 
-// H of a long vector is H of its chunks, added with the signs of the row's high bits: one read of A, nothing kept.
+// H of a long vector is H of its chunks, added with the signs of the row's high bits: one read of A, nothing kept. Where
+// groups of columns are few the chunks are shared out as well, and the parts' sums added in order.
 template <class T>
 void SRHT::add(TensorView<const T> a, int64_t first, const double* weights, double* out) const {
     check("SRHT", cols_, a, first);
     const int64_t n = a.shape[0], d = a.shape[1], groups = (d + hadamard_columns - 1) / hadamard_columns;
+    if (n == 0 || d == 0) return;
     std::vector<double> factor(static_cast<std::size_t>(n));
     signs(first, n, factor.data());
     const double scale = 1 / std::sqrt(static_cast<double>(rows_));
     for (int64_t i = 0; i < n; ++i) factor[i] *= weights != nullptr ? scale * weights[i] : scale;
-    parallel_for(groups, [&](int64_t group) {
-        const int64_t column = group * hadamard_columns, width = std::min(hadamard_columns, d - column);
+    const int64_t chunks = (first + n - 1) / chunk_ - first / chunk_ + 1, size = rows_ * hadamard_columns;
+    const int64_t parts = std::min((fewest_tasks + groups - 1) / groups, chunks);
+    Workspace shared;
+    double* const sums = shared.take_array<double>(parts > 1 ? groups * parts * size : 0);
+    const auto add_group = [&](const double* from, int64_t column) {
+        for (int64_t r = 0; r < rows_; ++r) {
+            for (int64_t j = 0; j < std::min(hadamard_columns, d - column); ++j) out[r * d + column + j] += from[r * hadamard_columns + j];
+        }
+    };
+    parallel_for(groups * parts, [&](int64_t task) {
+        const int64_t part = task % parts, column = task / parts * hadamard_columns, width = std::min(hadamard_columns, d - column);
         Workspace scratch;
         double* const x = scratch.take_array<double>(chunk_ * hadamard_columns);
-        double* const sums = scratch.take_array<double>(rows_ * hadamard_columns);
-        std::fill_n(sums, rows_ * hadamard_columns, 0.0);
-        for (int64_t begin = first / chunk_ * chunk_; begin < first + n && !cancelled(); begin += chunk_) {
+        double* const own = parts > 1 ? sums + task * size : scratch.take_array<double>(size);
+        std::fill_n(own, size, 0.0);
+        const int64_t start = first / chunk_ + chunks * part / parts, end = first / chunk_ + chunks * (part + 1) / parts;
+        for (int64_t begin = start * chunk_; begin < end * chunk_ && !poll_cancelled(); begin += chunk_) {
             std::fill_n(x, chunk_ * hadamard_columns, 0.0);
             for (int64_t i = std::max(begin, first); i < std::min(begin + chunk_, first + n); ++i) {
                 const T* const row = a.data + (i - first) * a.strides[0] + column;
@@ -147,16 +160,15 @@ void SRHT::add(TensorView<const T> a, int64_t first, const double* weights, doub
             const auto high = static_cast<std::uint64_t>(begin);
             for (int64_t r = 0; r < rows_; ++r) {
                 const double* const from = x + (picked_[r] & (chunk_ - 1)) * hadamard_columns;
-                double* const to = sums + r * hadamard_columns;
+                double* const to = own + r * hadamard_columns;
                 const double sign = odd_parity(high & static_cast<std::uint64_t>(picked_[r])) ? -1.0 : 1.0;
                 for (int64_t j = 0; j < hadamard_columns; ++j) to[j] += sign * from[j];
             }
         }
-        for (int64_t r = 0; r < rows_; ++r) {
-            for (int64_t j = 0; j < width; ++j) out[r * d + column + j] += sums[r * hadamard_columns + j];
-        }
+        if (parts == 1) add_group(own, column);
     });
     throw_if_cancelled();
+    for (int64_t task = 0; parts > 1 && task < groups * parts; ++task) add_group(sums + task * size, task / parts * hadamard_columns);
 }
 
 void SRHT::entries(int64_t first, int64_t n, double* out, int64_t ld) const {

@@ -368,7 +368,7 @@ void Solver::certify(int64_t column, double* x) {
 
 void check(const LstsqOptions& options) {
     if (!(options.ridge >= 0) || !std::isfinite(options.ridge)) throw std::invalid_argument("lstsq: ridge must not be negative");
-    if (options.rcond > 1) throw std::invalid_argument("lstsq: rcond must be below 1");
+    if (options.rcond >= 1) throw std::invalid_argument("lstsq: rcond must be below 1");
 }
 
 // Squares of numbers up to `size` are not safe.

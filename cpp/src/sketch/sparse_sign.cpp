@@ -128,7 +128,7 @@ void SparseSign::add_by_rows(TensorView<const T> a, const std::uint32_t* place, 
     }
     const std::int64_t tasks = std::min<std::int64_t>(64, rows_), each = (rows_ + tasks - 1) / tasks;
     parallel_for(tasks, [&](std::int64_t task) {
-        for (std::int64_t r = task * each; r < std::min(rows_, (task + 1) * each) && !cancelled(); ++r) {
+        for (std::int64_t r = task * each; r < std::min(rows_, (task + 1) * each) && !poll_cancelled(); ++r) {
             kernels().sketch.add_rows({dtype_of<T>(), a.data, a.strides[0], d, row.data() + end[r], factor.data() + end[r],
                                        end[r + 1] - end[r], out + r * d});
         }

@@ -40,6 +40,19 @@ void add_up(double* parts, int64_t count, int64_t size) {
     }
 }
 
+// What add(begin, end, to) adds to `size` numbers for those rows, over all rows of the block: the first numbers of `parts`.
+template <class Add>
+void sum_over_rows(const RowBlock& block, int64_t most, int64_t size, std::vector<double>& parts, const Add& add) {
+    const int64_t tasks = std::min(tasks_of(block, size), most), rows = (block.rows + tasks - 1) / tasks;
+    parts.assign(static_cast<std::size_t>(tasks * size), 0.0);
+    parallel_for(tasks, [&](int64_t task) {
+        const int64_t begin = std::min(task * rows, block.rows);
+        add(begin, std::min(begin + rows, block.rows), parts.data() + task * size);
+    });
+    throw_if_cancelled();
+    add_up(parts.data(), tasks, size);
+}
+
 void check_block(const RowSource& a, const RowBlock& b, int64_t first) {
     if (b.cols != a.cols || first + b.rows > a.rows) throw std::invalid_argument("RowSource: a block does not fit the matrix");
 }
@@ -57,24 +70,19 @@ std::vector<double> sweep(const RowSource& a, const Sweep& what, const Middle& m
         seen += block.rows;
         if (block.rows == 0) return;
         const int64_t each = (what.out != nullptr ? what.outs * a.cols : 0) + what.sums;
-        const int64_t tasks = tasks_of(block, each), rows = (block.rows + tasks - 1) / tasks, chunk = chunk_rows(block);
-        parts.assign(static_cast<std::size_t>(tasks * each), 0.0);
-        parallel_for(tasks, [&](int64_t task) {
-            double* const out = parts.data() + task * each;
+        const int64_t chunk = chunk_rows(block);
+        sum_over_rows(block, most_tasks, each, parts, [&](int64_t begin, int64_t end, double* out) {
             double* const sums = out + each - what.sums;
-            const int64_t begin = std::min(task * rows, block.rows), end = std::min(begin + rows, block.rows);
             Workspace scratch;
             double* const t = scratch.take_array<double>(chunk * what.in);
             double* const u = scratch.take_array<double>(chunk * what.outs);
-            for (int64_t i = begin; i < end && !cancelled(); i += chunk) {
+            for (int64_t i = begin; i < end && !poll_cancelled(); i += chunk) {
                 const RowBlock here = block.part(i, std::min(chunk, end - i));
                 if (what.v != nullptr) kernels().sweep.dots(here, what.v, what.stride, what.in, t);
                 middle(first + i, here.rows, t, u, sums);
                 if (what.out != nullptr) kernels().sweep.combine(here, u, what.outs, out, a.cols);
             }
         });
-        throw_if_cancelled();
-        add_up(parts.data(), tasks, each);
         if (what.out != nullptr) {
             for (int c = 0; c < what.outs; ++c) {
                 for (int64_t j = 0; j < a.cols; ++j) what.out[c * what.stride + j] += parts[c * a.cols + j];
@@ -116,7 +124,7 @@ void add_dense_gram(const RowBlock& block, const double* weights, int border, do
 template <class T>
 void add_sparse_gram(const RowBlock& b, const double* weights, int border, double* gram, int64_t n) {
     const T* const values = static_cast<const T*>(b.values);
-    for (int64_t i = 0; i < b.rows; ++i) {
+    for (int64_t i = 0; i < b.rows && !poll_cancelled(); ++i) {
         const double w = weights != nullptr ? weights[i] : 1.0;
         for (int64_t p = b.starts[i]; p < b.starts[i + 1]; ++p) {
             const double left = w * static_cast<double>(values[p]);
@@ -135,22 +143,17 @@ void add_sparse_gram(const RowBlock& b, const double* weights, int border, doubl
 void weighted_gram(const RowSource& a, const double* weights, int border, double* gram) {
     const int64_t n = a.cols + border;
     std::fill_n(gram, n * n, 0.0);
+    std::vector<double> parts;
     a.visit([&](const RowBlock& block, int64_t first) {
         check_block(a, block, first);
         if (block.rows == 0) return;
         const double* w = weights != nullptr ? weights + first : nullptr;
         if (block.starts == nullptr) return add_dense_gram(block, w, border, gram, n);
-        const int64_t tasks = std::min<int64_t>(tasks_of(block, n * n), 8), rows = (block.rows + tasks - 1) / tasks;
-        std::vector<double> parts(static_cast<std::size_t>(tasks * n * n), 0.0);
-        parallel_for(tasks, [&](int64_t task) {
-            const int64_t begin = std::min(task * rows, block.rows), count = std::min(rows, block.rows - begin);
-            const RowBlock here = block.part(begin, count);
+        sum_over_rows(block, 8, n * n, parts, [&](int64_t begin, int64_t end, double* to) {
+            const RowBlock here = block.part(begin, end - begin);
             const double* v = w != nullptr ? w + begin : nullptr;
-            double* const to = parts.data() + task * n * n;
             block.type == DType::float64 ? add_sparse_gram<double>(here, v, border, to, n) : add_sparse_gram<float>(here, v, border, to, n);
         });
-        throw_if_cancelled();
-        add_up(parts.data(), tasks, n * n);
         for (int64_t i = 0; i < n * n; ++i) gram[i] += parts[i];
     });
     for (int64_t i = 0; i < n; ++i) {
@@ -188,6 +191,7 @@ void scatter_csr(const SparseSign& s, const RowBlock& b, int64_t first, const do
     std::vector<std::int8_t> sign(row.size());
     const double scale = 1 / std::sqrt(static_cast<double>(nnz));
     for (int64_t begin = 0; begin < b.rows; begin += at_a_time) {
+        if (poll_cancelled()) throw_if_cancelled();
         const int64_t count = std::min(at_a_time, b.rows - begin);
         s.entries(first + begin, count, row.data(), sign.data());
         for (int64_t i = 0; i < count; ++i) {
@@ -205,10 +209,20 @@ void scatter_csr(const SparseSign& s, const RowBlock& b, int64_t first, const do
 
 void weighted_squares(const RowSource& a, const double* weights, int border, double* diagonal) {
     std::fill_n(diagonal, a.cols + border, 0.0);
+    std::vector<double> parts;
     a.visit([&](const RowBlock& block, int64_t first) {
         check_block(a, block, first);
+        if (block.rows == 0) return;
         const double* w = weights != nullptr ? weights + first : nullptr;
-        block.type == DType::float64 ? add_squares<double>(block, w, diagonal) : add_squares<float>(block, w, diagonal);
+        const int64_t chunk = chunk_rows(block);
+        sum_over_rows(block, most_tasks, a.cols, parts, [&](int64_t begin, int64_t end, double* to) {
+            for (int64_t i = begin; i < end && !poll_cancelled(); i += chunk) {
+                const RowBlock here = block.part(i, std::min(chunk, end - i));
+                const double* v = w != nullptr ? w + i : nullptr;
+                block.type == DType::float64 ? add_squares<double>(here, v, to) : add_squares<float>(here, v, to);
+            }
+        });
+        for (int64_t j = 0; j < a.cols; ++j) diagonal[j] += parts[j];
         for (int64_t i = 0; border != 0 && i < block.rows; ++i) diagonal[a.cols] += w != nullptr ? w[i] : 1.0;
     });
 }

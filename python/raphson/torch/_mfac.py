@@ -164,7 +164,7 @@ class MFAC(Optimizer):
         Raises
         ------
         ValueError, RuntimeError
-            See :class:`MFAC`. Nothing has been changed then.
+            See :class:`MFAC`. No parameter has moved then; windows of earlier groups may hold the new gradient.
         """
         loss = None
         if closure is not None:
@@ -173,12 +173,13 @@ class MFAC(Optimizer):
         for group in self.param_groups:
             _check(group)
         flat = [self._flat(group) for group in self.param_groups]
-        for group, window, gradient in zip(self.param_groups, self._windows, flat, strict=True):
-            if gradient is None:
-                continue
+        work = [(g, w, f) for g, w, f in zip(self.param_groups, self._windows, flat, strict=True) if f is not None]
+        for group, window, _ in work:
             if group["damp"] != window.damping:
                 window.damping = group["damp"]
+        for _, window, gradient in work:
             window.precondition(gradient, out=gradient)
+        for group, _, gradient in work:
             self._move(group, gradient)
         return loss
 

@@ -1,0 +1,40 @@
+"""The way back to the caller's framework."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from raphson import _core
+
+__all__ = ["back", "like_of", "require_one_framework"]
+
+
+def _framework(given: Any) -> str | None:
+    if isinstance(given, np.ndarray):
+        return "numpy"
+    return type(given).__module__.partition(".")[0] if hasattr(given, "__dlpack__") else None
+
+
+def require_one_framework(function: str, name: str, given: Any, **others: Any) -> None:
+    """TypeError unless all arrays come from one library; lists, SciPy matrices and the like go with any."""
+    mine = _framework(given)
+    for other, array in others.items():
+        theirs = _framework(array)
+        if mine is not None and theirs is not None and theirs != mine:
+            raise TypeError(
+                f"{function}: {name} is a {mine} array, {other} a {theirs} array; they must share a framework"
+            )
+
+
+def like_of(given: Any) -> Any:
+    """What :func:`back` takes for results that are to look like ``given``: None for NumPy."""
+    return None if given is None or _core._is_numpy(given) else given
+
+
+def back(value: Any, like: Any, dtype: str = "float64") -> Any:
+    """In the caller's framework: NumPy arrays (of the dtype) and floats as they are, else a copy (0-d for numbers)."""
+    if like is None:
+        return value.astype(dtype, copy=False) if isinstance(value, np.ndarray) else value
+    return _core._like(like, np.asarray(value, dtype=dtype))
