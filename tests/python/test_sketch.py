@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import scipy.sparse
 
 import raphson
+from interrupts import check_interrupt
 from raphson.sketch import SRHT, CountSketch, Gaussian, SparseSign
 from reference import philox4x32
 
@@ -225,3 +227,9 @@ def test_repr():
     assert repr(SparseSign(5, 9, nnz=2, seed=3)) == "SparseSign(5, 9, nnz=2, seed=3)"
     assert repr(CountSketch(5, 9)) == "CountSketch(5, 9, seed=0)"
     assert raphson.sketch.SparseSign is SparseSign
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+def test_interrupt_of_one_column():
+    rows = 20_000_000
+    check_interrupt(lambda: [SRHT(512, rows) @ np.zeros(rows) for _ in range(10)])
