@@ -2,13 +2,17 @@
 #include <optional>
 
 #include "bindings.h"
+#include "cuda_module.h"
 #include "how.h"
+#include "newton_schulz/device_functions.h"
 #include "newton_schulz/outliers.h"
 #include "newton_schulz/vjp.h"
 #include "tensor.h"
 
 namespace raphson::bindings {
 namespace {
+
+constexpr unsigned dtypes = float64_float32_bfloat16 | and_cuda;
 
 py::tuple soft_clip_array(py::handle given, double quantile) {
     Tensor x(given, {"soft_clip", "x"}, float64_float32_bfloat16);
@@ -35,8 +39,8 @@ py::object vjp_array(py::handle given, py::handle given_cotangent, py::handle sc
                      py::handle given_out) {
     constexpr const char* name = "orthogonalize_vjp";
     const How how(name, schedule, steps, normalize, py::none(), precision, eps, check_finite);
-    Tensor x(given, {name, "x"}, float64_float32_bfloat16);
-    Tensor cotangent(given_cotangent, {name, "cotangent"}, float64_float32_bfloat16);
+    Tensor x(given, {name, "x"}, dtypes);
+    Tensor cotangent(given_cotangent, {name, "cotangent"}, dtypes);
     require_same(x, cotangent);
     check_orthogonalize_vjp(x.batch(), cotangent.batch(), x.batch(), how.options);
 
@@ -56,7 +60,7 @@ py::object vjp_array(py::handle given, py::handle given_cotangent, py::handle sc
         require_no_sharing(cotangent, {name, "out"});
         require_no_overlap(cotangent, x);
     } else {
-        out.emplace(given_out, Where{name, "out"}, float64_float32_bfloat16, Access::write);
+        out.emplace(given_out, Where{name, "out"}, dtypes, Access::write);
         require_same(x, *out);
         out->require_writable({name, "out"});
         require_no_overlap(*out, x);
@@ -67,12 +71,20 @@ py::object vjp_array(py::handle given, py::handle given_cotangent, py::handle sc
     const OrthogonalizePlan plan = plan_orthogonalize_vjp(
         matrix.rows(), matrix.cols(), matrix.dtype, how.table(matrix.rows(), matrix.cols()), how.options);
     const double flops = plan.flops * static_cast<double>(matrix.count());
-    if (flops >= worth_releasing) {
+    const CudaPlace* const place = x.cuda();
+    if (flops >= worth_releasing || place != nullptr) {
         x.hold();
         cotangent.hold();
         if (out) out->hold();
     }
-    run_released(flops, [&] { orthogonalize_vjp(x.batch(), cotangent.batch(), target(), plan, how.options); });
+    if (place == nullptr) {
+        run_released(flops, [&] { orthogonalize_vjp(x.batch(), cotangent.batch(), target(), plan, how.options); });
+    } else {
+        const CudaFunctionTable& table = *cuda(name, "x").functions;
+        const BatchRef to = target();
+        const py::gil_scoped_release released;
+        table.orthogonalize_vjp(x.batch(), cotangent.batch(), to, plan, how.options_on(place), *place);
+    }
     return fresh ? fresh->finish() : py::reinterpret_borrow<py::object>(given_out);
 }
 

@@ -111,15 +111,16 @@ def orthogonalize_vjp(
     Parameters
     ----------
     x : array (..., m, n)
-        float64, float32 or bfloat16; any strides, any number of batch axes.
+        float64, float32 or bfloat16, on CUDA float16 too; any strides, any number of batch axes.
     cotangent : array (..., m, n)
         Of x's shape, framework and dtype; the gradient of a loss with respect to ``orthogonalize(x)``.
     schedule, steps, normalize, eps
         As for :func:`orthogonalize`; pass what it was given.
     precision : {"float64", "float32", "bfloat16"}, optional
-        Arithmetic of both passes; None is the dtype of x. float32 at least: bfloat16 is iterated in float32.
+        Arithmetic of both passes; None is the dtype of x. float32 at least: 16-bit dtypes are iterated in float32.
     check_finite : bool, optional
-        NaN or Inf in x or cotangent raises (None and True); False lets them through.
+        NaN or Inf in x or cotangent raises (None and True); False lets them through. On CUDA None does not look, and
+        True waits for the device.
     out : array, optional
         Written and returned; same framework, shape and dtype as x. It may be x or cotangent.
 
@@ -144,7 +145,7 @@ def orthogonalize_vjp(
     A step X' = aX + BX with B = bA + cA², A = XXᵀ is undone by K = GXᵀ, S = K + Kᵀ,
     G ← aG + BG + (bS + c(SA + (SA)ᵀ))X: 6m²n + 3m³ flops, on the wide side, after the forward pass of 3m²n + m³. X and
     A of every step are kept meanwhile: steps·m(m + n) numbers for each matrix in work. ``"gram"`` and ``"aol"`` add
-    a product.
+    a product. On CUDA as many matrices are in work as 4 GiB hold.
     Results are bitwise the same for any number of threads.
 
     The gradient of small singular values is large: each step magnifies by up to its slope at 0, all of

@@ -349,8 +349,11 @@ void evaluate(const CudaFunctionJob& job, const FunctionPart* parts, std::size_t
 
 }  // namespace
 
+void orthogonalize_vjp(const BatchRef& x, const BatchRef& cotangent, const BatchRef& out, const OrthogonalizePlan& plan,
+                       const OrthogonalizeOptions& options, CudaPlace place);  // vjp.cu
+
 const CudaFunctionTable& function_table() {
-    static const CudaFunctionTable table{matrix_facts, evaluate};
+    static const CudaFunctionTable table{orthogonalize_vjp, matrix_facts, evaluate};
     return table;
 }
 

@@ -41,7 +41,7 @@ void for_matrices(const BatchRef& x, Work work) {
 
 [[noreturn]] void refuse_not_finite(const char* function, const BatchRef& x, int64_t index) {
     throw std::invalid_argument(std::string(function) + ": x contains NaN or Inf" +
-                                (x.count() > 1 ? " (matrix " + std::to_string(index) + " of the batch)" : ""));
+                                which_matrix(index, x.count()));
 }
 
 // ---- the quantile --------------------------------------------------------------------------------------------------
