@@ -20,6 +20,7 @@ set(RAPHSON_CUDA_SOURCES
   src/newton_schulz/invert.cu
   src/newton_schulz/iterate.cu
   src/newton_schulz/orthonormal.cu
+  src/newton_schulz/outliers.cu
   src/newton_schulz/passes.cu
   src/newton_schulz/resident.cu
   src/newton_schulz/vjp.cu

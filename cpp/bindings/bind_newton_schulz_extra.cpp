@@ -15,22 +15,36 @@ namespace {
 constexpr unsigned dtypes = float64_float32_bfloat16 | and_cuda;
 
 py::tuple soft_clip_array(py::handle given, double quantile) {
-    Tensor x(given, {"soft_clip", "x"}, float64_float32_bfloat16);
+    Tensor x(given, {"soft_clip", "x"}, dtypes);
     check_soft_clip(x.batch(), quantile, x.batch(), x.batch());
     NewArray clipped(x, x.dtype(), x.ndim(), x.shape()), outliers(x, x.dtype(), x.ndim(), x.shape());
     const double flops = soft_clip_flops(x.batch());
-    if (flops >= worth_releasing) x.hold();
-    run_released(flops, [&] { soft_clip(x.batch(), quantile, clipped.batch(), outliers.batch()); });
+    const BatchRef to_clipped = clipped.batch(), to_outliers = outliers.batch();
+    if (flops >= worth_releasing || x.cuda() != nullptr) x.hold();
+    if (x.cuda() == nullptr) {
+        run_released(flops, [&] { soft_clip(x.batch(), quantile, to_clipped, to_outliers); });
+    } else {
+        const CudaFunctionTable& table = *cuda("soft_clip", "x").functions;
+        const py::gil_scoped_release released;
+        table.soft_clip(x.batch(), quantile, to_clipped, to_outliers, *x.cuda());
+    }
     return py::make_tuple(clipped.finish(), outliers.finish());
 }
 
 py::object auon_array(py::handle given, double gamma, int hybrid_steps) {
-    Tensor x(given, {"auon", "x"}, float64_float32_bfloat16);
+    Tensor x(given, {"auon", "x"}, dtypes);
     check_auon(x.batch(), gamma, hybrid_steps, x.batch());
     NewArray out(x, x.dtype(), x.ndim(), x.shape());
     const double flops = auon_flops(x.batch(), hybrid_steps);
-    if (flops >= worth_releasing) x.hold();
-    run_released(flops, [&] { auon(x.batch(), gamma, hybrid_steps, out.batch()); });
+    const BatchRef to = out.batch();
+    if (flops >= worth_releasing || x.cuda() != nullptr) x.hold();
+    if (x.cuda() == nullptr) {
+        run_released(flops, [&] { auon(x.batch(), gamma, hybrid_steps, to); });
+    } else {
+        const CudaTable& table = cuda("auon", "x");
+        const py::gil_scoped_release released;
+        auon_on_device(x.batch(), gamma, hybrid_steps, to, table, *x.cuda());
+    }
     return out.finish();
 }
 

@@ -6,6 +6,7 @@
 #include "cuda/number.h"
 #include "cuda/reduce.h"
 #include "gemm/product.h"
+#include "newton_schulz/batch_entries.h"
 #include "newton_schulz/device_passes.h"
 
 namespace raphson::cuda {
@@ -34,7 +35,7 @@ DeviceBatch::DeviceBatch(const BatchRef& x, bool transposed, const char* functio
 
 namespace {
 
-constexpr int threads = 256;
+constexpr int threads = batch_threads;
 
 // ---- scan ---------------------------------------------------------------------------------------------------------------
 
@@ -61,22 +62,8 @@ __device__ __forceinline__ void account(T given, Partial& sum) {
 template <class T>
 __global__ void __launch_bounds__(threads) scan_kernel(const DeviceBatch x, int64_t first, int64_t parts, Partial* partials) {
     __shared__ double room[threads / 32];
-    const int64_t matrix = blockIdx.x / parts, part = blockIdx.x % parts;
-    const T* data = reinterpret_cast<const T*>(x.matrix(first + matrix));
-    // Along whichever axis lies closer in memory.
-    const bool by_rows = x.col_stride <= x.row_stride;
-    const int64_t lines = by_rows ? x.rows : x.cols, length = by_rows ? x.cols : x.rows;
-    const int64_t line_stride = by_rows ? x.row_stride : x.col_stride, stride = by_rows ? x.col_stride : x.row_stride;
     Partial sum{0, 0, 0, 0};
-    if (stride == 1 && line_stride == length) {
-        const int64_t size = lines * length, from = size * part / parts, to = size * (part + 1) / parts;
-        for (int64_t i = from + threadIdx.x; i < to; i += threads) account(data[i], sum);
-    } else {
-        for (int64_t line = lines * part / parts; line < lines * (part + 1) / parts; ++line) {
-            const T* p = data + line * line_stride;
-            for (int64_t i = threadIdx.x; i < length; i += threads) account(p[i * stride], sum);
-        }
-    }
+    for_entries<T>(x, first, parts, [&](T value) { account(value, sum); });
     sum.small = over_block(sum.small, room, Plus());
     sum.usual = over_block(sum.usual, room, Plus());
     sum.big = over_block(sum.big, room, Plus());
@@ -110,38 +97,6 @@ __global__ void __launch_bounds__(threads) norm_kernel(const Partial* partials, 
 }
 
 // ---- copies ---------------------------------------------------------------------------------------------------------------
-
-constexpr int tile = 32;
-
-// One tile of 32×32 a block; where the caller's memory runs down the columns it is turned in shared memory, so that both
-// sides are touched along their rows.
-template <class From, class To, class Convert>
-__device__ __forceinline__ void copy_tile(const From* from, int64_t from_row, int64_t from_col, To* to, int64_t to_row,
-                                          int64_t to_col, int64_t rows, int64_t cols, int64_t index, Convert convert) {
-    __shared__ To turned[tile][tile + 1];
-    const int64_t tile_cols = ceil_div(cols, tile);
-    const int64_t r0 = index / tile_cols * tile, c0 = index % tile_cols * tile;
-    const int x = static_cast<int>(threadIdx.x) % tile, y = static_cast<int>(threadIdx.x) / tile;
-    const bool turns = (from_row < from_col) != (to_row < to_col);
-    if (!turns) {
-        const bool down_columns = from_row < from_col;
-        for (int i = y; i < tile; i += threads / tile) {
-            const int64_t r = r0 + (down_columns ? x : i), c = c0 + (down_columns ? i : x);
-            if (r < rows && c < cols) to[r * to_row + c * to_col] = convert(from[r * from_row + c * from_col]);
-        }
-        return;
-    }
-    const bool reads_down = from_row < from_col;
-    for (int i = y; i < tile; i += threads / tile) {
-        const int64_t r = r0 + (reads_down ? x : i), c = c0 + (reads_down ? i : x);
-        if (r < rows && c < cols) turned[i][x] = convert(from[r * from_row + c * from_col]);
-    }
-    __syncthreads();
-    for (int i = y; i < tile; i += threads / tile) {
-        const int64_t r = r0 + (reads_down ? i : x), c = c0 + (reads_down ? x : i);
-        if (r < rows && c < cols) to[r * to_row + c * to_col] = turned[x][i];
-    }
-}
 
 template <class T, class P>
 __global__ void __launch_bounds__(threads) load_kernel(const DeviceBatch x, int64_t first, int64_t tiles, const DeviceNorm* norms,
@@ -271,8 +226,7 @@ void multiply(double alpha, const Working& a, const Working& b, Right right, dou
 }
 
 void scan(const DeviceBatch& x, int64_t first, int64_t count, double factor, double eps, DeviceNorm* norms, Scratch& scratch) {
-    constexpr int64_t elements_a_part = 1 << 15, most_parts = 256;
-    const int64_t parts = std::clamp<int64_t>(ceil_div(x.rows * x.cols, elements_a_part), 1, most_parts);
+    const int64_t parts = parts_of(x);
     auto* partials = scratch.take_array<Partial>(parts * count);
     for_type(x.dtype, [&](auto like) {
         launch("orthogonalize: norms", scratch.place(), {block_count(parts * count, "orthogonalize: norms"), threads},
