@@ -298,7 +298,7 @@ private:
         double *by_x = numbers_, *at_largest = numbers_ + count_;
         launch(name, place(), a_block_each(count_), norm_terms_kernel, m_, dots_, norms, plan_.norm_factor, eps_, by_x, at_largest);
         launch(name, place(), a_block_each(count_ * m_), subtract_kernel<P>, g_, x_[0], by_x);
-        if (eps_ < plan_.norm_factor) return;  // no floor: ‖X‖ is at least the largest entry
+        if (2 * eps_ < plan_.norm_factor) return;  // no floor: ‖X‖ is at least the largest entry, but for rounding
         launch(name, place(), a_block_each(count_), at_largest_kernel<P>, g_, x_[0], at_largest);
     }
 
