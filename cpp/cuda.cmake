@@ -20,8 +20,10 @@ set(RAPHSON_CUDA_SOURCES
   src/newton_schulz/invert.cu
   src/newton_schulz/iterate.cu
   src/newton_schulz/orthonormal.cu
+  src/newton_schulz/outliers.cu
   src/newton_schulz/passes.cu
   src/newton_schulz/resident.cu
+  src/newton_schulz/vjp.cu
   src/ot/device_transport.cu
   src/ot/gradient.cu
   src/ot/iterate.cu

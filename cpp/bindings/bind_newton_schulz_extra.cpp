@@ -2,7 +2,9 @@
 #include <optional>
 
 #include "bindings.h"
+#include "cuda_module.h"
 #include "how.h"
+#include "newton_schulz/device_functions.h"
 #include "newton_schulz/outliers.h"
 #include "newton_schulz/vjp.h"
 #include "tensor.h"
@@ -10,23 +12,39 @@
 namespace raphson::bindings {
 namespace {
 
+constexpr unsigned dtypes = float64_float32_bfloat16 | and_cuda;
+
 py::tuple soft_clip_array(py::handle given, double quantile) {
-    Tensor x(given, {"soft_clip", "x"}, float64_float32_bfloat16);
+    Tensor x(given, {"soft_clip", "x"}, dtypes);
     check_soft_clip(x.batch(), quantile, x.batch(), x.batch());
     NewArray clipped(x, x.dtype(), x.ndim(), x.shape()), outliers(x, x.dtype(), x.ndim(), x.shape());
     const double flops = soft_clip_flops(x.batch());
-    if (flops >= worth_releasing) x.hold();
-    run_released(flops, [&] { soft_clip(x.batch(), quantile, clipped.batch(), outliers.batch()); });
+    const BatchRef to_clipped = clipped.batch(), to_outliers = outliers.batch();
+    if (flops >= worth_releasing || x.cuda() != nullptr) x.hold();
+    if (x.cuda() == nullptr) {
+        run_released(flops, [&] { soft_clip(x.batch(), quantile, to_clipped, to_outliers); });
+    } else {
+        const CudaFunctionTable& table = *cuda("soft_clip", "x").functions;
+        const py::gil_scoped_release released;
+        table.soft_clip(x.batch(), quantile, to_clipped, to_outliers, *x.cuda());
+    }
     return py::make_tuple(clipped.finish(), outliers.finish());
 }
 
 py::object auon_array(py::handle given, double gamma, int hybrid_steps) {
-    Tensor x(given, {"auon", "x"}, float64_float32_bfloat16);
+    Tensor x(given, {"auon", "x"}, dtypes);
     check_auon(x.batch(), gamma, hybrid_steps, x.batch());
     NewArray out(x, x.dtype(), x.ndim(), x.shape());
     const double flops = auon_flops(x.batch(), hybrid_steps);
-    if (flops >= worth_releasing) x.hold();
-    run_released(flops, [&] { auon(x.batch(), gamma, hybrid_steps, out.batch()); });
+    const BatchRef to = out.batch();
+    if (flops >= worth_releasing || x.cuda() != nullptr) x.hold();
+    if (x.cuda() == nullptr) {
+        run_released(flops, [&] { auon(x.batch(), gamma, hybrid_steps, to); });
+    } else {
+        const CudaTable& table = cuda("auon", "x");
+        const py::gil_scoped_release released;
+        auon_on_device(x.batch(), gamma, hybrid_steps, to, table, *x.cuda());
+    }
     return out.finish();
 }
 
@@ -35,8 +53,8 @@ py::object vjp_array(py::handle given, py::handle given_cotangent, py::handle sc
                      py::handle given_out) {
     constexpr const char* name = "orthogonalize_vjp";
     const How how(name, schedule, steps, normalize, py::none(), precision, eps, check_finite);
-    Tensor x(given, {name, "x"}, float64_float32_bfloat16);
-    Tensor cotangent(given_cotangent, {name, "cotangent"}, float64_float32_bfloat16);
+    Tensor x(given, {name, "x"}, dtypes);
+    Tensor cotangent(given_cotangent, {name, "cotangent"}, dtypes);
     require_same(x, cotangent);
     check_orthogonalize_vjp(x.batch(), cotangent.batch(), x.batch(), how.options);
 
@@ -56,7 +74,7 @@ py::object vjp_array(py::handle given, py::handle given_cotangent, py::handle sc
         require_no_sharing(cotangent, {name, "out"});
         require_no_overlap(cotangent, x);
     } else {
-        out.emplace(given_out, Where{name, "out"}, float64_float32_bfloat16, Access::write);
+        out.emplace(given_out, Where{name, "out"}, dtypes, Access::write);
         require_same(x, *out);
         out->require_writable({name, "out"});
         require_no_overlap(*out, x);
@@ -67,12 +85,20 @@ py::object vjp_array(py::handle given, py::handle given_cotangent, py::handle sc
     const OrthogonalizePlan plan = plan_orthogonalize_vjp(
         matrix.rows(), matrix.cols(), matrix.dtype, how.table(matrix.rows(), matrix.cols()), how.options);
     const double flops = plan.flops * static_cast<double>(matrix.count());
-    if (flops >= worth_releasing) {
+    const CudaPlace* const place = x.cuda();
+    if (flops >= worth_releasing || place != nullptr) {
         x.hold();
         cotangent.hold();
         if (out) out->hold();
     }
-    run_released(flops, [&] { orthogonalize_vjp(x.batch(), cotangent.batch(), target(), plan, how.options); });
+    if (place == nullptr) {
+        run_released(flops, [&] { orthogonalize_vjp(x.batch(), cotangent.batch(), target(), plan, how.options); });
+    } else {
+        const CudaFunctionTable& table = *cuda(name, "x").functions;
+        const BatchRef to = target();
+        const py::gil_scoped_release released;
+        table.orthogonalize_vjp(x.batch(), cotangent.batch(), to, plan, how.options_on(place), *place);
+    }
     return fresh ? fresh->finish() : py::reinterpret_borrow<py::object>(given_out);
 }
 

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "device_support.h"
+#include "newton_schulz/device_functions.h"
 #include "newton_schulz/orthogonalize.h"
+#include "newton_schulz/vjp.h"
 
 using namespace support;
 using raphson::BatchRef;
@@ -217,6 +219,46 @@ TEST_CASE("cuda orthogonalize: zeros, NaN, in place, several arrays") {
     CHECK(same_bits(download(together[0], 480), download(alone[0], 480)));
     CHECK(same_bits(download(together[2], 480), download(alone[0], 480)));
     CHECK(same_bits(download(together[1], 400), download(alone[1], 400)));
+}
+
+TEST_CASE_TEMPLATE("cuda orthogonalize: the derivative is the CPU's, in any layout", T, double, float, raphson::bfloat16, float16) {
+    using P = std::conditional_t<std::is_same_v<T, double>, double, float>;
+    const double tolerance = std::is_same_v<T, double> ? 1e-11 : std::is_same_v<T, float> ? 1e-3 : 6e-3;
+    const Layout layouts[] = {contiguous(2, 20, 36), {{2, 20, 36}, {720, 1, 20}, 1440}, {{2, 36, 20}, {5000, 62, 3}, 10000}};
+    const Schedule schedule = Schedule::named("muon", 3);
+    Scratch scratch(here);
+    for (const Normalize normalize : {Normalize::frobenius, Normalize::gram, Normalize::aol}) {
+        for (const Layout& in : layouts) {
+            const int64_t m = in.rows(), n = in.cols();
+            const Layout& out = m == layouts[0].rows() ? layouts[0] : in;
+            OrthogonalizeOptions options;
+            options.normalize = normalize;
+            options.check_finite = false;
+            const auto x = normals<T>(in.elements, 21), cotangent = normals<T>(in.elements, 22);
+            auto* device_out = poisoned<T>(scratch, out.elements);
+            const OrthogonalizePlan plan = plan_orthogonalize_vjp(m, n, type_of<T>(), schedule, options);
+            const auto on = [&](const Layout& layout, T* data) { return layout.on(data, type_of<T>()); };
+            raphson::cuda_table().functions->orthogonalize_vjp(on(in, upload(scratch, x)), on(in, upload(scratch, cotangent)),
+                                                               on(out, device_out), plan, options, here);
+            const auto got = download(device_out, out.elements);
+            std::vector<P> dense_x, dense_cotangent;
+            std::vector<double> result;
+            for (int64_t s = 0; s < 2; ++s) {
+                for (int64_t i = 0; i < m; ++i) {
+                    for (int64_t j = 0; j < n; ++j) {
+                        dense_x.push_back(static_cast<P>(to_double(x[in.at(s, i, j)])));
+                        dense_cotangent.push_back(static_cast<P>(to_double(cotangent[in.at(s, i, j)])));
+                        result.push_back(to_double(got[out.at(s, i, j)]));
+                    }
+                }
+            }
+            std::vector<P> expected(dense_x.size());
+            raphson::orthogonalize_vjp<P>({dense_x.data(), {2, m, n}}, {dense_cotangent.data(), {2, m, n}},
+                                          {expected.data(), {2, m, n}}, schedule, options);
+            CHECK(distance(result, std::vector<double>(expected.begin(), expected.end())) <= tolerance);
+            CHECK(std::count_if(got.begin(), got.end(), [](T v) { return to_double(v) == to_double(v); }) == 2 * m * n);
+        }
+    }
 }
 
 TEST_CASE("cuda orthogonalize: nothing to do") {

@@ -8,19 +8,11 @@ import pytest
 import raphson
 import reference
 from agreement import BF16, DTYPES, dtype_id
+from outlier_reference import HARD, QUANTILES, auon_truth, split_truth
 from raphson.newton_schulz import auon, orthogonalize, soft_clip
 
-QUANTILES = [0.0, 0.1, 0.5, 0.9, 0.999, 1.0]
 # Below and above the size from which a sample brackets the quantile; one task and several.
 SHAPES = [(1, 1), (1, 2), (3, 5), (17, 1), (1, 20000), (20000, 1), (64, 65), (150, 100), (300, 257), (3, 2, 40, 30)]
-
-
-def split_truth(x: np.ndarray, quantile: float) -> tuple[np.ndarray, np.ndarray]:
-    """Every matrix in float64, the limit and the outliers rounded to x's dtype."""
-    wide = x.astype(np.float64)
-    limit = np.quantile(np.abs(wide), quantile, axis=(-2, -1), keepdims=True).astype(x.dtype).astype(np.float64)
-    clipped = np.clip(wide, -limit, limit)
-    return clipped.astype(x.dtype), (wide - clipped).astype(x.dtype)
 
 
 def assert_split(x: np.ndarray, quantile: float) -> None:
@@ -41,22 +33,7 @@ def test_clips_at_numpys_quantile(rng, shape, dtype, quantile):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda r, n: np.zeros(n),
-        lambda r, n: np.full(n, -3.0),
-        lambda r, n: r.standard_normal(n) * (r.random(n) < 0.2),
-        lambda r, n: r.integers(-2, 3, n).astype(float),
-        lambda r, n: np.arange(n, dtype=float),
-        lambda r, n: np.where(np.arange(n) % 150 == 7, 1e6, 1.0) * (1 + 0.1 * r.random(n)),
-        lambda r, n: np.exp(8 * r.standard_normal(n)),
-        lambda r, n: r.standard_normal(n) * 1e-39,
-        lambda r, n: r.standard_normal(n) * 1e37,
-        lambda r, n: np.concatenate([np.zeros(n - n // 10), np.ones(n // 10)]),
-    ],
-    ids=["zeros", "equal", "sparse", "few values", "ramp", "periodic", "heavy", "denormal", "huge", "step at q"],
-)
+@pytest.mark.parametrize("make", HARD.values(), ids=HARD)
 def test_the_sample_never_decides_the_result(rng, make, dtype):
     x = make(rng, 30000).reshape(200, 150).astype(dtype)
     for quantile in [0.0, 0.5, 0.89999, 0.9, 0.90001, 1.0]:
@@ -131,16 +108,6 @@ def test_quantiles_out_of_range(quantile):
 
 
 # ---- auon -----------------------------------------------------------------------------------------------------------
-
-
-def auon_truth(x: np.ndarray, gamma: float = 1.5) -> np.ndarray:
-    """Every matrix, in float64."""
-    x = x.astype(np.float64)
-    largest = np.abs(x).max(axis=(-2, -1), keepdims=True)
-    z = x / np.where(largest > 0, largest, 1)
-    norm = np.sqrt((z * z).sum(axis=(-2, -1), keepdims=True))
-    z = z / np.where(norm > 0, norm, 1)
-    return z / np.sqrt((np.cosh(gamma * z) ** 2).mean(axis=(-2, -1), keepdims=True))
 
 
 #: One rounding to the dtype; float64: a dozen operations, and what cosh makes of the last digit of γz ≤ γ.

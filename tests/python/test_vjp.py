@@ -6,39 +6,20 @@ import numpy as np
 import pytest
 
 import raphson
-import reference
 from agreement import BF16, DTYPES, dtype_id, relative
-from raphson.newton_schulz import orthogonalize, orthogonalize_vjp, schedule
+from raphson.newton_schulz import orthogonalize_vjp, schedule
+from vjp_reference import (
+    FLOORS,
+    NORMS,
+    SCHEDULES,
+    assert_both_norms,
+    assert_differences,
+    assert_steps_and_tables,
+    truth,
+    well_conditioned,
+)
 
-SCHEDULES = ["muon", "you", "polar_express", "cans", "turbo", "root", "cubic", "kovarik"]
-NORMS = ["frobenius", "gram", "aol"]
 SHAPES = [(4, 6), (6, 4), (5, 5), (1, 3), (3, 1), (1, 1), (2, 3, 4)]
-
-
-def well_conditioned(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Singular values in [0.3, 1]: the slopes of all schedules stay below 10, and their curvatures too."""
-    x = np.empty(shape)
-    for index in np.ndindex(shape[:-2]):
-        rank = min(shape[-2:])
-        x[index] = reference.with_singular_values(rng, *shape[-2:], np.linspace(0.3, 1.0, rank)[::-1])
-    return x
-
-
-def differences(x: np.ndarray, cotangent: np.ndarray, **how) -> np.ndarray:
-    """Central differences of ⟨cotangent, orthogonalize(x)⟩."""
-    gradient = np.empty_like(x)
-    for index in np.ndindex(x.shape):
-        step = np.zeros_like(x)
-        step[index] = STEP
-        up, down = (orthogonalize(x + s, method="standard", **how) for s in (step, -step))
-        gradient[index] = (cotangent * (up - down)).sum() / (2 * STEP)
-    return gradient
-
-
-#: ε^⅓, where the h² of the differences meets their rounding, ε/h ≈ 4e-11. Third derivatives of some 10³ (20 steps at
-#: slopes of up to 10, singular values of 0.1 of the norm) make of h² = 4e-11 a few 1e-8; a wrong term is off by 1e-2.
-STEP = 6e-6
-DIFFERENCES = 1e-6
 
 
 @pytest.mark.parametrize("normalize", NORMS)
@@ -46,79 +27,28 @@ DIFFERENCES = 1e-6
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_agrees_with_differences(rng, shape, name, normalize):
     x, cotangent = well_conditioned(rng, shape), rng.standard_normal(shape)
-    how = {"schedule": name, "normalize": normalize}
-    error = np.linalg.norm(orthogonalize_vjp(x, cotangent, **how) - differences(x, cotangent, **how))
-    assert error <= DIFFERENCES * np.linalg.norm(cotangent) * 10  # slopes of up to 10
+    assert_differences(orthogonalize_vjp, x, cotangent, schedule=name, normalize=normalize)
 
 
 @pytest.mark.parametrize("normalize", [None, *NORMS])
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_steps_and_tables(rng, steps, normalize):
-    x, cotangent = well_conditioned(rng, (4, 7)), rng.standard_normal((4, 7))
-    for table in ["polar_express", [[2.0, -1.5, 0.5], [1.5, -0.5, 0.0]], schedule("cubic")]:
-        how = {"schedule": table, "steps": steps, "normalize": normalize}
-        error = np.linalg.norm(orthogonalize_vjp(x, cotangent, **how) - differences(x, cotangent, **how))
-        assert error <= DIFFERENCES * np.linalg.norm(cotangent) * 10
-
-
-def gram_norms(x: np.ndarray) -> tuple[float, float]:
-    a = np.abs(x @ x.T)
-    return a.sum(axis=1).max(), np.linalg.norm(a)
+    assert_steps_and_tables(orthogonalize_vjp, rng, steps, normalize)
 
 
 def test_both_norms_of_the_gram_matrix(rng):
-    """√min(‖A‖_∞, ‖A‖_F) has two branches; the inputs are chosen so that each is taken, by a margin."""
-    flat = well_conditioned(rng, (4, 6))
-    flat = reference.polar_factor(flat) + 0.05 * flat  # A ≈ I: ‖A‖_∞ ≈ 1 < ‖A‖_F ≈ 2
-    arrow = np.hstack([np.array([[2.0], [1.0], [1.0], [1.0]]), 0.3 * np.eye(4), np.zeros((4, 1))])
-    rows, frobenius = gram_norms(flat)
-    assert rows < 0.9 * frobenius
-    rows, frobenius = gram_norms(arrow)
-    assert frobenius < 0.9 * rows
-    for x in (flat, arrow + 1e-3 * rng.standard_normal(arrow.shape)):
-        cotangent = rng.standard_normal(x.shape)
-        how = {"schedule": "muon", "normalize": "gram"}
-        error = np.linalg.norm(orthogonalize_vjp(x, cotangent, **how) - differences(x, cotangent, **how))
-        assert error <= DIFFERENCES * np.linalg.norm(cotangent) * 10
+    assert_both_norms(orthogonalize_vjp, rng)
 
 
-@pytest.mark.parametrize(
-    ("normalize", "eps"), [("frobenius", 3.0), ("frobenius", 30.0), ("aol", 0.6), ("aol", 1.5), ("gram", 3.0)]
-)
+@pytest.mark.parametrize(("normalize", "eps"), FLOORS)
 def test_the_floor_has_a_derivative_too(rng, normalize, eps):
-    """eps·max|X| above ‖X‖_F, row sums below eps·(the largest)."""
     x, cotangent = well_conditioned(rng, (4, 6)), rng.standard_normal((4, 6))
     x[2] *= 0.1
     how = {"schedule": "muon", "normalize": normalize, "eps": eps}
-    got = orthogonalize_vjp(x, cotangent, **how)
-    error = np.linalg.norm(got - differences(x, cotangent, **how))
-    assert error <= DIFFERENCES * np.linalg.norm(cotangent) * 100  # the small row has slopes of 100
+    assert_differences(orthogonalize_vjp, x, cotangent, slope=100, **how)  # of the small row
     if normalize == "frobenius":
+        got = orthogonalize_vjp(x, cotangent, **how)
         assert relative(got, orthogonalize_vjp(x, cotangent, schedule="muon")) > 0.01
-
-
-def truth(x, cotangent, table, factor, normalize):
-    """Gradient through a torch transcription in float64."""
-    import torch
-
-    leaf = torch.from_numpy(np.array(x, dtype=np.float64)).requires_grad_()
-    y = leaf.mT if x.shape[-2] > x.shape[-1] else leaf
-    if normalize == "frobenius":
-        y = y / (factor * torch.linalg.matrix_norm(y, keepdim=True))
-    else:
-        a = y @ y.mT
-        rows = a.abs().sum(dim=-1)
-        if normalize == "aol":
-            y = y / (factor * rows.sqrt())[..., None]
-        else:
-            bound = torch.minimum(rows.amax(dim=-1), torch.linalg.matrix_norm(a))
-            y = y / (factor * bound.sqrt())[..., None, None]
-    for a, b, c in table:
-        gram = y @ y.mT
-        y = a * y + (b * gram + c * gram @ gram) @ y
-    y = y.mT if x.shape[-2] > x.shape[-1] else y
-    y.backward(torch.from_numpy(np.array(cotangent, dtype=np.float64)))
-    return leaf.grad.numpy()
 
 
 #: Of the gradient's norm. float64 and float32: five steps at slopes of up to 8 on Gaussian matrices of 40 to 130

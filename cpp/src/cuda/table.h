@@ -80,7 +80,7 @@ struct CudaTable {
     CudaFisher* (*make_fisher)(const CudaView& grads, double damping, std::int64_t block_size, CudaPlace place);
 };
 
-constexpr int cuda_table_version = 6;
+constexpr int cuda_table_version = 7;
 constexpr const char* cuda_table_name = "raphson.cuda_table";  // of the capsule
 
 const CudaTable& cuda_table();

@@ -349,8 +349,13 @@ void evaluate(const CudaFunctionJob& job, const FunctionPart* parts, std::size_t
 
 }  // namespace
 
+void orthogonalize_vjp(const BatchRef& x, const BatchRef& cotangent, const BatchRef& out, const OrthogonalizePlan& plan,
+                       const OrthogonalizeOptions& options, CudaPlace place);  // vjp.cu
+void soft_clip(const BatchRef& x, double quantile, const BatchRef& clipped, const BatchRef& outliers, CudaPlace place);  // outliers.cu
+void auon(const BatchRef& x, double gamma, const BatchRef& out, CudaPlace place);
+
 const CudaFunctionTable& function_table() {
-    static const CudaFunctionTable table{matrix_facts, evaluate};
+    static const CudaFunctionTable table{orthogonalize_vjp, soft_clip, auon, matrix_facts, evaluate};
     return table;
 }
 

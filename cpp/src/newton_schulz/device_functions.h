@@ -1,5 +1,5 @@
-// Matrix functions on a CUDA device, as raphson._cuda offers them to the rest of the library: arrays lie on the device,
-// scales and what was measured on the host, which judges it.
+// What raphson._cuda offers of the family beside orthogonalize: its derivative, the outlier split, AuON's scaling; and matrix
+// functions, whose arrays lie on the device, scales and what was measured on the host, which judges it.
 #pragma once
 
 #include <cstddef>
@@ -51,6 +51,12 @@ struct CudaFunctionJob {
 };
 
 struct CudaFunctionTable {
+    // As orthogonalize_vjp of the CPU, of float16 too. Looks for NaN and Inf (and waits) only with options.check_finite.
+    void (*orthogonalize_vjp)(const BatchRef& x, const BatchRef& cotangent, const BatchRef& out, const OrthogonalizePlan& plan,
+                              const OrthogonalizeOptions& options, CudaPlace place);
+    // Quantiles of |x| as soft_clip of the CPU, bit for bit; and AuON's scaling alone, out may be x. See outliers.h.
+    void (*soft_clip)(const BatchRef& x, double quantile, const BatchRef& clipped, const BatchRef& outliers, CudaPlace place);
+    void (*auon)(const BatchRef& x, double gamma, const BatchRef& out, CudaPlace place);
     // facts: one a matrix, in C order. Waits.
     void (*scan)(const BatchRef& a, MatrixFacts* facts, CudaPlace place);
     // Matrices of one shape out of several arrays; inverse_root, and sign and sqrt unless `general`, are of the symmetric

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "cuda/runtime.h"
 #include "newton_schulz/orthogonalize.h"
@@ -43,20 +44,45 @@ struct Working {
     }
 };
 
+// Matrices iterated at once take no more scratch than this, a single one aside.
+constexpr int64_t scratch_bytes = int64_t{4} << 30;
+
+constexpr int64_t padded(int64_t n) { return ceil_div(n, 8) * 8; }  // 16 bytes of 16-bit numbers: what wgmma's loads ask for
+Working take_padded(Scratch& scratch, DType type, int64_t rows, int64_t cols, int64_t count);
+
+// d ← alpha·a·b + beta·c, or of bᵀ; c null: none. `symmetric`: a·bᵀ is symmetric by what it is, and d overlaps nothing;
+// else c may be d.
+enum class Right { as_is, transposed, symmetric };
+void multiply(double alpha, const Working& a, const Working& b, Right right, double beta, const Working* c, const Working& d,
+              CudaPlace place);
+
 // What a matrix is divided by, and what it held.
 struct DeviceNorm {
     double inverse_unit, scale;  // x · inverse_unit · scale is the normalised matrix; 0 for a zero matrix
     double sum_squares;          // in units of 1/inverse_unit²; NaN or Inf if any entry is
+    double max_abs = 0;          // NaN or Inf if any entry is
+    bool floored = false;        // eps·max|x| is what it is divided by
 };
 
 // norms[i] of matrix first + i: scale = 1 / max(factor·‖x‖_F, eps·max|x|). Two kernels, in a fixed order of additions.
 void scan(const DeviceBatch& x, int64_t first, int64_t count, double factor, double eps, DeviceNorm* norms, Scratch& scratch);
+// The norms of all matrices, on the host: whoever looks for NaN and Inf. Waits.
+std::vector<DeviceNorm> read_norms(const DeviceBatch& x, const char* name, CudaPlace place);
 // to ← (x · inverse_unit) · scale of the matrices from `first` on, multiplied in float64 and rounded (to 16 bits by way of float32).
 void load(const DeviceBatch& x, int64_t first, const DeviceNorm* norms, const Working& to, CudaPlace place);
 // out ← from, rounded where out is narrower; the matrices of `out` from `first` on.
 void store(const Working& from, const DeviceBatch& out, int64_t first, CudaPlace place);
-// The factors of `gram` (one number for all rows) or `aol` normalisation from the Gram matrices a, then x ← diag(f)·x and
-// a ← diag(f)·a·diag(f).
+// The same of from · inverse_unit · scale, multiplied in float64; zeros where inverse_unit is 0. `from` is float64 or float32.
+void store_scaled(const Working& from, const DeviceNorm* by, const DeviceBatch& out, int64_t first, CudaPlace place);
+// The numbers of a normalisation by the Gram matrices a, one for every row of every matrix: Σ|a| and Σa² of the row, and what
+// X's row is multiplied by (`gram`: one number for all rows).
+struct RowScales {
+    double *sums, *squares, *factors;
+};
+RowScales row_scales(const Working& a, bool aol, double norm_factor, double eps, Scratch& scratch);
+// x ← diag(f)·x, or `cols_too` diag(f)·x·diag(f).
+void scale_rows(const Working& x, const double* factors, bool cols_too, CudaPlace place);
+// Both: x ← diag(f)·x and a ← diag(f)·a·diag(f).
 void rescale(const Working& x, const Working& a, bool aol, double norm_factor, double eps, Scratch& scratch);
 // to ← from + diagonal·I, square.
 void add_diagonal(const Working& from, double diagonal, const Working& to, CudaPlace place);

@@ -4,7 +4,6 @@
 
 #include "cuda/copy.h"
 #include "cuda/reduce.h"
-#include "gemm/product.h"
 #include "newton_schulz/function_passes.h"
 
 namespace raphson::cuda {
@@ -202,30 +201,6 @@ __global__ void __launch_bounds__(threads) facts_kernel(const DeviceBatch x, int
 
 Working take_matrices(Scratch& scratch, int64_t rows, int64_t cols, int64_t count) {
     return {scratch.take_array<double>(rows * cols * count), DType::float64, rows, cols, cols, rows * cols, count};
-}
-
-void multiply(double alpha, const Working& a, const Working& b, Right right, double beta, const Working* c, const Working& d,
-              CudaPlace place) {
-    Scratch scratch(place);  // back in the pool for the next product
-    ProductJob job;
-    job.type = DType::float64;
-    job.m = d.rows;
-    job.n = d.cols;
-    job.k = a.cols;
-    job.batch = d.count;
-    job.alpha = alpha;
-    job.a = {a.data, a.ld, a.step};
-    job.b = {b.data, b.ld, b.step};
-    job.b_transposed = right != Right::as_is;
-    job.symmetric = right == Right::symmetric;
-    if (c != nullptr) {
-        job.beta = beta;
-        job.c = {c->data, c->ld, c->step};
-    }
-    job.d = d.data;
-    job.ldd = d.ld;
-    job.step_d = d.step;
-    product(job, scratch);
 }
 
 void sum_squares(const Working& x, double* to, CudaPlace place) { over_matrices(x, Square(), Plus(), to, place); }

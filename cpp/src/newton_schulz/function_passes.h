@@ -11,11 +11,6 @@ constexpr double eps64 = 0x1p-52;
 
 // A batch of contiguous float64 matrices out of scratch.
 Working take_matrices(Scratch& scratch, int64_t rows, int64_t cols, int64_t count);
-// d ← alpha·a·b + beta·c, or of bᵀ; c null: none. `symmetric`: a·bᵀ is symmetric by what it is, and d overlaps nothing;
-// else c may be d.
-enum class Right { as_is, transposed, symmetric };
-void multiply(double alpha, const Working& a, const Working& b, Right right, double beta, const Working* c, const Working& d,
-              CudaPlace place);
 
 // ---- decompositions (numbers: a row of function_numbers a matrix) -------------------------------------------------------------
 

@@ -8,17 +8,11 @@
 #include <vector>
 
 #include "cuda/copy.h"
-#include "gemm/product.h"
 #include "newton_schulz/device_passes.h"
 #include "newton_schulz/orthogonalize.h"
 
 namespace raphson::cuda {
 namespace {
-
-// Matrices iterated at once take no more scratch than this, a single one aside.
-constexpr int64_t scratch_bytes = int64_t{4} << 30;
-
-constexpr int64_t padded(int64_t n) { return ceil_div(n, 8) * 8; }  // 16 bytes of 16-bit numbers: what wgmma's loads ask for
 
 // Matrices of one shape, with one plan, out of one or several arrays.
 struct Group {
@@ -46,42 +40,17 @@ public:
 
 private:
     Working working(int64_t rows, int64_t cols, int64_t count) const {
-        const int64_t ld = padded(cols);
-        void* data = scratch_.take(static_cast<std::size_t>(count * rows * ld * itemsize(plan_.precision)));
-        return {data, plan_.precision, rows, cols, ld, rows * ld, count};
+        return take_padded(scratch_, plan_.precision, rows, cols, count);
     }
-    static ProductJob::Operand operand(const Working& w) { return {w.data, w.ld, w.step}; }
-
-    // d ← alpha·a·b + beta·c with b symmetric or, for `gram`, a itself transposed.
-    void multiply(double alpha, const Working& a, const Working& b, bool b_transposed, bool symmetric, double beta,
-                  const Working* c, const Working& d) const {
-        ProductJob job;
-        job.type = plan_.precision;
-        job.m = d.rows;
-        job.n = d.cols;
-        job.k = a.cols;
-        job.batch = d.count;
-        job.alpha = alpha;
-        job.a = operand(a);
-        job.b = operand(b);
-        job.b_transposed = b_transposed;
-        job.symmetric = symmetric;
-        if (c != nullptr) {
-            job.beta = beta;
-            job.c = operand(*c);
-        }
-        job.d = d.data;
-        job.ldd = d.ld;
-        job.step_d = d.step;
-        product(job, scratch_);
+    void gram_matrix(const Working& x, const Working& a) const {
+        multiply(1, x, x, Right::symmetric, 0, nullptr, a, scratch_.place());
     }
-    void gram_matrix(const Working& x, const Working& a) const { multiply(1, x, x, true, true, 0, nullptr, a); }
     // The product of two symmetric matrices that commute is symmetric.
     void symmetric(double alpha, const Working& a, const Working& b, double beta, const Working& c, const Working& d) const {
-        multiply(alpha, a, b, true, true, beta, &c, d);
+        multiply(alpha, a, b, Right::symmetric, beta, &c, d, scratch_.place());
     }
     void apply(double alpha, const Working& q, const Working& x, double beta, const Working* c, const Working& y) const {
-        multiply(alpha, q, x, false, false, beta, c, y);
+        multiply(alpha, q, x, Right::as_is, beta, c, y, scratch_.place());
     }
     void normalize(const Working& x, const Working& a) const {
         if (plan_.normalize == Normalize::frobenius) return;  // done at load
@@ -177,16 +146,12 @@ void iterate(const Group& group, const OrthogonalizeOptions& options, CudaPlace 
 void check_finite(const OrthogonalizeItem* items, std::size_t arrays, CudaPlace place) {
     for (std::size_t i = 0; i < arrays; ++i) {
         const DeviceBatch x(items[i].x, false);
-        if (x.count == 0 || x.rows == 0 || x.cols == 0) continue;
-        Scratch scratch(place);
-        auto* norms = scratch.take_array<DeviceNorm>(x.count);
-        scan(x, 0, x.count, 1, 0, norms, scratch);
-        const std::vector<DeviceNorm> here = read(norms, x.count, place, "orthogonalize: reading the norms");
+        const std::vector<DeviceNorm> here = read_norms(x, "orthogonalize: reading the norms", place);
         for (std::size_t k = 0; k < here.size(); ++k) {
             if (std::isfinite(here[k].sum_squares)) continue;
             throw std::invalid_argument("orthogonalize: x contains NaN or Inf" +
                                         (arrays > 1 ? " (array " + std::to_string(i) + " of the list)" : "") +
-                                        (x.count > 1 ? " (matrix " + std::to_string(k) + " of the batch)" : ""));
+                                        which_matrix(static_cast<int64_t>(k), x.count));
         }
     }
 }

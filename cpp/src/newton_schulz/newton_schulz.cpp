@@ -114,9 +114,7 @@ void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const Orth
             const std::int64_t array = tasks[i].item - items;
             throw std::invalid_argument("orthogonalize: x contains NaN or Inf" +
                                         (count > 1 ? " (array " + std::to_string(array) + " of the list)" : "") +
-                                        (tasks[i].item->x.count() > 1
-                                             ? " (matrix " + std::to_string(tasks[i].index) + " of the batch)"
-                                             : ""));
+                                        which_matrix(tasks[i].index, tasks[i].item->x.count()));
         }
     }
     const std::int64_t shared = count_shared(total, [&](std::int64_t i) { return tasks[i].item->plan->flops; });

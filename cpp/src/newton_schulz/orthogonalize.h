@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <type_traits>
 
 #include "newton_schulz/passes.h"
@@ -32,6 +33,11 @@ template <class T>
 BatchRef erase(const TensorView<T>& view) {
     using V = std::remove_cv_t<T>;
     return {const_cast<V*>(view.data), dtype_of<V>(), view.ndim, view.shape.data(), view.strides.data()};
+}
+
+// For messages: nothing where there is but one.
+inline std::string which_matrix(std::int64_t index, std::int64_t count) {
+    return count > 1 ? " (matrix " + std::to_string(index) + " of the batch)" : "";
 }
 
 // Argument rules of the family; std::invalid_argument names the argument, both shapes and what was expected.

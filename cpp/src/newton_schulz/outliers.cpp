@@ -10,6 +10,7 @@
 
 #include "common/threads.h"
 #include "common/workspace.h"
+#include "newton_schulz/device_functions.h"
 #include "raphson/runtime.h"
 #include "raphson/status.h"
 #include "table.h"
@@ -41,7 +42,7 @@ void for_matrices(const BatchRef& x, Work work) {
 
 [[noreturn]] void refuse_not_finite(const char* function, const BatchRef& x, int64_t index) {
     throw std::invalid_argument(std::string(function) + ": x contains NaN or Inf" +
-                                (x.count() > 1 ? " (matrix " + std::to_string(index) + " of the batch)" : ""));
+                                which_matrix(index, x.count()));
 }
 
 // ---- the quantile --------------------------------------------------------------------------------------------------
@@ -108,8 +109,8 @@ Pair select(Key* keys, int64_t count, int64_t first, int64_t second) {
 // As numpy.quantile(|x|, q) in float64, rounded to x's type; NaN if x holds a NaN or an infinity.
 double quantile_of_magnitudes(const ElementwiseTable& passes, const MatrixRef& x, double q) {
     const int64_t total = x.rows * x.cols;
-    const double at = static_cast<double>(total - 1) * q;
-    const int64_t first = std::min(static_cast<int64_t>(at), total - 1), second = std::min(first + 1, total - 1);
+    const QuantilePlace place(total, q);
+    const int64_t first = place.first, second = place.second;
     const MagnitudeKey highest = infinite_key(x.dtype) - 1;
     Range range = guess_range(passes, x, first, highest);
 
@@ -147,8 +148,7 @@ double quantile_of_magnitudes(const ElementwiseTable& passes, const MatrixRef& x
                        : select(static_cast<MagnitudeKey*>(keys), inside, first - skipped, second - skipped);
     }
     const double a = magnitude(x.dtype, found.first), b = magnitude(x.dtype, found.second);
-    const double t = at - static_cast<double>(first);
-    const double value = t < 0.5 ? a + (b - a) * t : b - (b - a) * (1 - t);  // each exact at its own end
+    const double value = QuantilePlace::between(a, b, place.share);
     if (x.dtype == DType::float64) return value;
     const auto single = static_cast<float>(value);
     if (x.dtype == DType::float32) return static_cast<double>(single);
@@ -202,6 +202,12 @@ void scale_by_cosh(const KernelTable& table, const MatrixRef& x, const MatrixSca
     passes.scaled(x, 1 / scan.unit, inverse / std::sqrt(1 + mean / 2), out);
 }
 
+OrthogonalizeOptions hybrid_options() {
+    OrthogonalizeOptions options;
+    options.check_finite = false;  // looked for before, or not at all
+    return options;
+}
+
 }  // namespace
 
 void auon(const BatchRef& x, double gamma, int hybrid_steps, const BatchRef& out) {
@@ -216,13 +222,22 @@ void auon(const BatchRef& x, double gamma, int hybrid_steps, const BatchRef& out
     check_scans(x, scans);
     BatchRef source = x;
     if (hybrid_steps > 0) {
-        OrthogonalizeOptions options;
-        options.check_finite = false;  // just done
-        orthogonalize(x, out, Schedule::muon(hybrid_steps), options);
+        orthogonalize(x, out, Schedule::muon(hybrid_steps), hybrid_options());
         source = out;
         scan_all(source);
     }
     for_matrices(source, [&](int64_t i) { scale_by_cosh(table, source.matrix(i), scans[i], gamma, out.matrix(i)); });
+}
+
+void auon_on_device(const BatchRef& x, double gamma, int hybrid_steps, const BatchRef& out, const CudaTable& table, CudaPlace place) {
+    if (empty(x)) return;
+    if (hybrid_steps > 0) {
+        const OrthogonalizeOptions options = hybrid_options();
+        const OrthogonalizePlan plan = plan_orthogonalize(x.rows(), x.cols(), x.dtype, Schedule::muon(hybrid_steps), options);
+        const OrthogonalizeItem item{x, out, &plan};
+        table.orthogonalize(&item, 1, options, place);
+    }
+    table.functions->auon(hybrid_steps > 0 ? out : x, gamma, out, place);
 }
 
 double auon_flops(const BatchRef& x, int hybrid_steps) {

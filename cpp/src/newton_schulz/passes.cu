@@ -2,8 +2,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/copy.h"
 #include "cuda/number.h"
 #include "cuda/reduce.h"
+#include "gemm/product.h"
+#include "newton_schulz/batch_entries.h"
 #include "newton_schulz/device_passes.h"
 
 namespace raphson::cuda {
@@ -32,7 +35,7 @@ DeviceBatch::DeviceBatch(const BatchRef& x, bool transposed, const char* functio
 
 namespace {
 
-constexpr int threads = 256;
+constexpr int threads = batch_threads;
 
 // ---- scan ---------------------------------------------------------------------------------------------------------------
 
@@ -59,22 +62,8 @@ __device__ __forceinline__ void account(T given, Partial& sum) {
 template <class T>
 __global__ void __launch_bounds__(threads) scan_kernel(const DeviceBatch x, int64_t first, int64_t parts, Partial* partials) {
     __shared__ double room[threads / 32];
-    const int64_t matrix = blockIdx.x / parts, part = blockIdx.x % parts;
-    const T* data = reinterpret_cast<const T*>(x.matrix(first + matrix));
-    // Along whichever axis lies closer in memory.
-    const bool by_rows = x.col_stride <= x.row_stride;
-    const int64_t lines = by_rows ? x.rows : x.cols, length = by_rows ? x.cols : x.rows;
-    const int64_t line_stride = by_rows ? x.row_stride : x.col_stride, stride = by_rows ? x.col_stride : x.row_stride;
     Partial sum{0, 0, 0, 0};
-    if (stride == 1 && line_stride == length) {
-        const int64_t size = lines * length, from = size * part / parts, to = size * (part + 1) / parts;
-        for (int64_t i = from + threadIdx.x; i < to; i += threads) account(data[i], sum);
-    } else {
-        for (int64_t line = lines * part / parts; line < lines * (part + 1) / parts; ++line) {
-            const T* p = data + line * line_stride;
-            for (int64_t i = threadIdx.x; i < length; i += threads) account(p[i * stride], sum);
-        }
-    }
+    for_entries<T>(x, first, parts, [&](T value) { account(value, sum); });
     sum.small = over_block(sum.small, room, Plus());
     sum.usual = over_block(sum.usual, room, Plus());
     sum.big = over_block(sum.big, room, Plus());
@@ -104,42 +93,10 @@ __global__ void __launch_bounds__(threads) norm_kernel(const Partial* partials, 
     }
     const double norm = factor * sqrt(total), floor = eps * (sum.max / unit);
     const double divisor = norm > floor || norm != norm ? norm : floor;
-    norms[matrix] = {1 / unit, divisor == 0 ? 0 : 1 / divisor, total};
+    norms[matrix] = {1 / unit, divisor == 0 ? 0 : 1 / divisor, total, sum.max, norm < floor};
 }
 
 // ---- copies ---------------------------------------------------------------------------------------------------------------
-
-constexpr int tile = 32;
-
-// One tile of 32×32 a block; where the caller's memory runs down the columns it is turned in shared memory, so that both
-// sides are touched along their rows.
-template <class From, class To, class Convert>
-__device__ __forceinline__ void copy_tile(const From* from, int64_t from_row, int64_t from_col, To* to, int64_t to_row,
-                                          int64_t to_col, int64_t rows, int64_t cols, int64_t index, Convert convert) {
-    __shared__ To turned[tile][tile + 1];
-    const int64_t tile_cols = ceil_div(cols, tile);
-    const int64_t r0 = index / tile_cols * tile, c0 = index % tile_cols * tile;
-    const int x = static_cast<int>(threadIdx.x) % tile, y = static_cast<int>(threadIdx.x) / tile;
-    const bool turns = (from_row < from_col) != (to_row < to_col);
-    if (!turns) {
-        const bool down_columns = from_row < from_col;
-        for (int i = y; i < tile; i += threads / tile) {
-            const int64_t r = r0 + (down_columns ? x : i), c = c0 + (down_columns ? i : x);
-            if (r < rows && c < cols) to[r * to_row + c * to_col] = convert(from[r * from_row + c * from_col]);
-        }
-        return;
-    }
-    const bool reads_down = from_row < from_col;
-    for (int i = y; i < tile; i += threads / tile) {
-        const int64_t r = r0 + (reads_down ? x : i), c = c0 + (reads_down ? i : x);
-        if (r < rows && c < cols) turned[i][x] = convert(from[r * from_row + c * from_col]);
-    }
-    __syncthreads();
-    for (int i = y; i < tile; i += threads / tile) {
-        const int64_t r = r0 + (reads_down ? i : x), c = c0 + (reads_down ? x : i);
-        if (r < rows && c < cols) to[r * to_row + c * to_col] = turned[x][i];
-    }
-}
 
 template <class T, class P>
 __global__ void __launch_bounds__(threads) load_kernel(const DeviceBatch x, int64_t first, int64_t tiles, const DeviceNorm* norms,
@@ -162,6 +119,8 @@ __global__ void __launch_bounds__(threads) store_kernel(const Working from, cons
 
 // ---- normalisation by the Gram matrix ---------------------------------------------------------------------------------
 
+constexpr const char* normalisation = "orthogonalize: normalisation";
+
 // sums[row] = Σ|a|, squares[row] = Σa² of every row of every matrix; a warp each.
 template <class P>
 __global__ void __launch_bounds__(threads) row_sums_kernel(const Working a, double* sums, double* squares) {
@@ -181,15 +140,14 @@ __global__ void __launch_bounds__(threads) row_sums_kernel(const Working a, doub
     squares[line] = square;
 }
 
-// sums[row] ← the factor of that row; one block a matrix.
-__global__ void __launch_bounds__(threads) factors_kernel(int64_t rows, bool aol, double norm_factor, double eps, double* sums,
-                                                          const double* squares) {
+// A block a matrix.
+__global__ void __launch_bounds__(threads) factors_kernel(int64_t rows, bool aol, double norm_factor, double eps, const RowScales scales) {
     __shared__ double room[threads / 32];
-    double* mine = sums + blockIdx.x * rows;
+    const double* mine = scales.sums + blockIdx.x * rows;
     double largest = 0, square = 0;
     for (int64_t i = threadIdx.x; i < rows; i += threads) {
         largest = LargerOrNaN()(mine[i], largest);
-        square += squares[blockIdx.x * rows + i];
+        square += scales.squares[blockIdx.x * rows + i];
     }
     largest = over_block(largest, room, LargerOrNaN());
     square = over_block(square, room, Plus());
@@ -197,7 +155,7 @@ __global__ void __launch_bounds__(threads) factors_kernel(int64_t rows, bool aol
     for (int64_t i = threadIdx.x; i < rows; i += threads) {
         const double floor = eps * largest, sum = mine[i] < floor ? floor : mine[i];
         const double by = aol ? norm_factor * sqrt(sum) : norm_factor * sqrt(bound);
-        mine[i] = by > 0 || by != by ? 1 / by : (aol ? 0 : 1);
+        scales.factors[blockIdx.x * rows + i] = by > 0 || by != by ? 1 / by : (aol ? 0 : 1);
     }
 }
 
@@ -213,6 +171,18 @@ __global__ void __launch_bounds__(threads) scale_kernel(const Working x, const d
     }
 }
 
+template <class P, class T>
+__global__ void __launch_bounds__(threads) store_scaled_kernel(const Working from, const DeviceNorm* scales, const DeviceBatch out,
+                                                               int64_t first, int64_t tiles) {
+    const int64_t matrix = blockIdx.x / tiles;
+    const DeviceNorm by = scales[matrix];
+    copy_tile(static_cast<const P*>(from.data) + matrix * from.step, from.ld, 1, reinterpret_cast<T*>(out.matrix(first + matrix)),
+              out.row_stride, out.col_stride, out.rows, out.cols, blockIdx.x % tiles, [by](P value) {
+                  const double scaled = by.inverse_unit == 0 ? 0 : static_cast<double>(value) * by.inverse_unit * by.scale;
+                  return Rounded<T>::of(static_cast<Sum<T>>(scaled));
+              });
+}
+
 template <class P>
 __global__ void __launch_bounds__(threads) diagonal_kernel(const Working from, double diagonal, const Working to) {
     const int64_t line = blockIdx.x, row = line % from.rows;
@@ -225,9 +195,38 @@ __global__ void __launch_bounds__(threads) diagonal_kernel(const Working from, d
 
 }  // namespace
 
+Working take_padded(Scratch& scratch, DType type, int64_t rows, int64_t cols, int64_t count) {
+    const int64_t ld = padded(cols);
+    void* data = scratch.take(static_cast<std::size_t>(count * rows * ld * itemsize(type)));
+    return {data, type, rows, cols, ld, rows * ld, count};
+}
+
+void multiply(double alpha, const Working& a, const Working& b, Right right, double beta, const Working* c, const Working& d,
+              CudaPlace place) {
+    Scratch scratch(place);  // back in the pool for the next product
+    ProductJob job;
+    job.type = d.type;
+    job.m = d.rows;
+    job.n = d.cols;
+    job.k = a.cols;
+    job.batch = d.count;
+    job.alpha = alpha;
+    job.a = {a.data, a.ld, a.step};
+    job.b = {b.data, b.ld, b.step};
+    job.b_transposed = right != Right::as_is;
+    job.symmetric = right == Right::symmetric;
+    if (c != nullptr) {
+        job.beta = beta;
+        job.c = {c->data, c->ld, c->step};
+    }
+    job.d = d.data;
+    job.ldd = d.ld;
+    job.step_d = d.step;
+    product(job, scratch);
+}
+
 void scan(const DeviceBatch& x, int64_t first, int64_t count, double factor, double eps, DeviceNorm* norms, Scratch& scratch) {
-    constexpr int64_t elements_a_part = 1 << 15, most_parts = 256;
-    const int64_t parts = std::clamp<int64_t>(ceil_div(x.rows * x.cols, elements_a_part), 1, most_parts);
+    const int64_t parts = parts_of(x);
     auto* partials = scratch.take_array<Partial>(parts * count);
     for_type(x.dtype, [&](auto like) {
         launch("orthogonalize: norms", scratch.place(), {block_count(parts * count, "orthogonalize: norms"), threads},
@@ -235,6 +234,14 @@ void scan(const DeviceBatch& x, int64_t first, int64_t count, double factor, dou
     });
     launch("orthogonalize: norms", scratch.place(), {block_count(ceil_div(count, threads), "orthogonalize: norms"), threads}, norm_kernel,
            partials, parts, count, factor, eps, norms);
+}
+
+std::vector<DeviceNorm> read_norms(const DeviceBatch& x, const char* name, CudaPlace place) {
+    if (x.count == 0 || x.rows == 0 || x.cols == 0) return {};
+    Scratch scratch(place);
+    auto* norms = scratch.take_array<DeviceNorm>(x.count);
+    scan(x, 0, x.count, 1, 0, norms, scratch);
+    return read(norms, x.count, place, name);
 }
 
 void load(const DeviceBatch& x, int64_t first, const DeviceNorm* norms, const Working& to, CudaPlace place) {
@@ -257,18 +264,39 @@ void store(const Working& from, const DeviceBatch& out, int64_t first, CudaPlace
     });
 }
 
-void rescale(const Working& x, const Working& a, bool aol, double norm_factor, double eps, Scratch& scratch) {
-    const int64_t lines = a.count * a.rows;
-    auto* sums = scratch.take_array<double>(lines);
-    auto* squares = scratch.take_array<double>(lines);
-    const char* const name = "orthogonalize: normalisation";
-    for_type(a.type, [&](auto like) {
-        using P = decltype(like);
-        launch(name, scratch.place(), {block_count(ceil_div(lines, threads / 32), name), threads}, row_sums_kernel<P>, a, sums, squares);
-        launch(name, scratch.place(), {block_count(a.count, name), threads}, factors_kernel, a.rows, aol, norm_factor, eps, sums, squares);
-        launch(name, scratch.place(), {block_count(lines, name), threads}, scale_kernel<P>, x, sums, false);
-        launch(name, scratch.place(), {block_count(lines, name), threads}, scale_kernel<P>, a, sums, true);
+void store_scaled(const Working& from, const DeviceNorm* by, const DeviceBatch& out, int64_t first, CudaPlace place) {
+    const char* const name = "orthogonalize_vjp: store";
+    const int64_t tiles = ceil_div(out.rows, tile) * ceil_div(out.cols, tile);
+    for_type(out.dtype, [&](auto given) {
+        using T = decltype(given);
+        const auto kernel = from.type == DType::float64 ? store_scaled_kernel<double, T> : store_scaled_kernel<float, T>;
+        launch(name, place, {block_count(tiles * from.count, name), threads}, kernel, from, by, out, first, tiles);
     });
+}
+
+RowScales row_scales(const Working& a, bool aol, double norm_factor, double eps, Scratch& scratch) {
+    const int64_t lines = a.count * a.rows;
+    const RowScales scales{scratch.take_array<double>(lines), scratch.take_array<double>(lines), scratch.take_array<double>(lines)};
+    for_type(a.type, [&](auto like) {
+        launch(normalisation, scratch.place(), {block_count(ceil_div(lines, threads / 32), normalisation), threads},
+               row_sums_kernel<decltype(like)>, a, scales.sums, scales.squares);
+    });
+    launch(normalisation, scratch.place(), {block_count(a.count, normalisation), threads}, factors_kernel, a.rows, aol, norm_factor,
+           eps, scales);
+    return scales;
+}
+
+void scale_rows(const Working& x, const double* factors, bool cols_too, CudaPlace place) {
+    for_type(x.type, [&](auto like) {
+        launch(normalisation, place, {block_count(x.count * x.rows, normalisation), threads}, scale_kernel<decltype(like)>, x, factors,
+               cols_too);
+    });
+}
+
+void rescale(const Working& x, const Working& a, bool aol, double norm_factor, double eps, Scratch& scratch) {
+    const RowScales scales = row_scales(a, aol, norm_factor, eps, scratch);
+    scale_rows(x, scales.factors, false, scratch.place());
+    scale_rows(a, scales.factors, true, scratch.place());
 }
 
 void add_diagonal(const Working& from, double diagonal, const Working& to, CudaPlace place) {

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <stdexcept>
-#include <string>
 #include <utility>
 
 #include "common/threads.h"
@@ -293,7 +291,7 @@ OrthogonalizePlan plan_orthogonalize_vjp(std::int64_t rows, std::int64_t cols, D
                                          OrthogonalizeOptions options) {
     options.method = Method::standard;
     OrthogonalizePlan plan = plan_orthogonalize(rows, cols, dtype, schedule, options);
-    if (plan.precision == DType::bfloat16) plan.precision = DType::float32;
+    if (itemsize(plan.precision) == 2) plan.precision = DType::float32;
     const double m = static_cast<double>(std::min(rows, cols)), n = static_cast<double>(std::max(rows, cols));
     plan.flops = static_cast<double>(plan.steps.size()) * (9 * m * m * n + 4 * m * m * m);
     return plan;
@@ -312,11 +310,8 @@ void orthogonalize_vjp(const BatchRef& x, const BatchRef& cotangent, const Batch
         parallel_for(2 * count, scan_task, &job);
     }
     throw_if_cancelled();
-    for (int64_t i = 0; options.check_finite && i < 2 * count; ++i) {
-        if (std::isfinite(job.scans[i].sum_squares)) continue;
-        throw std::invalid_argument(std::string("orthogonalize_vjp: ") + (i % 2 == 0 ? "x" : "cotangent") +
-                                    " contains NaN or Inf" +
-                                    (count > 1 ? " (matrix " + std::to_string(i / 2) + " of the batch)" : ""));
+    for (int64_t i = 0; options.check_finite && i < count; ++i) {
+        require_finite_vjp(job.scans[2 * i].sum_squares, job.scans[2 * i + 1].sum_squares, i, count);
     }
     // One matrix a thread, all threads on one where too few are left to keep every thread busy.
     const int64_t shared = threads == 1 || plan.flops < worth_sharing || count >= 4 * threads ? 0 : count % threads;

@@ -99,7 +99,7 @@ def orthogonalize(
     Parameters
     ----------
     x : Tensor (..., m, n)
-        float64, float32 or bfloat16, any strides; may require grad.
+        float64, float32 or bfloat16, on CUDA float16 too; any strides; may require grad.
     out : Tensor, optional
         Written and returned; same shape and dtype as x, ``out=x`` works in place. Only where nothing is recorded for
         differentiation: x does not require grad, or under ``torch.no_grad()``.
