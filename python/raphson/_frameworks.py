@@ -18,7 +18,12 @@ def _framework(given: Any) -> str | None:
 
 
 def require_one_framework(function: str, name: str, given: Any, **others: Any) -> None:
-    """TypeError unless all arrays come from one library; lists, SciPy matrices and the like go with any."""
+    """TypeError unless all arrays come from one library; lists, SciPy matrices and the like go with any.
+
+    Where one lies on a CUDA device, what may lie beside it is the function's to say.
+    """
+    if any(_core._is_cuda(array) for array in (given, *others.values())):
+        return
     mine = _framework(given)
     for other, array in others.items():
         theirs = _framework(array)
