@@ -13,6 +13,7 @@ set(RAPHSON_CUDA_SOURCES
   src/ihvp/fisher_vectors.cu
   src/ihvp/inverse_factor.cu
   src/ihvp/passes.cu
+  src/ihvp/rank_one.cu
   src/newton_schulz/device_functions.cu
   src/newton_schulz/eigh.cu
   src/newton_schulz/function_passes.cu

@@ -401,17 +401,24 @@ def rank_one_inverse_update(inv: ArrayT, v: Any, *, decay: float = 0.95, mode: s
     -----
     Two reads and a write of M, 8n² flops in float64, rounded once. Source: MKOR (arXiv 2306.01685), whose printed
     formula for the moving average has another sign; this one is Sherman and Morrison's.
+
+    On CUDA, v and out are arrays of inv's library and device. The call waits for one number, 1 + vᵀPv, to refuse what
+    is not positive before anything is written. Nothing is scanned there: NaN or Inf makes NaN of the whole result, or
+    is refused where it makes that number −Inf.
     """
     name = "rank_one_inverse_update"
     if not 0 < decay < 1:
         raise ValueError(f"{name}: decay must lie in (0, 1), got {decay}")
     if mode not in ("ema", "mkor"):
         raise ValueError(f"{name}: mode must be 'ema' or 'mkor', got {mode!r}")
-    values = np.asarray(v)
-    if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
-        raise TypeError(f"{name}: v must be floating-point, got {values.dtype}")
+    values = v
+    if not _core._is_cuda(inv):
+        values = np.asarray(v)
+        if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
+            raise TypeError(f"{name}: v must be floating-point, got {values.dtype}")
+        values = np.array(values, dtype=np.float64, order="C")
     alpha, beta, weight = (1 / decay, 0.0, 1 - decay) if mode == "ema" else (decay, 1 - decay, 1.0)
-    result: ArrayT = _core.rank_one_inverse(inv, values.astype(np.float64), alpha, beta, weight, out)
+    result: ArrayT = _core.rank_one_inverse(inv, values, alpha, beta, weight, out)
     return result
 
 

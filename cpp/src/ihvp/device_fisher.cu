@@ -269,4 +269,9 @@ CudaFisher* make_fisher(const CudaView& grads, double damping, int64_t block_siz
     return new DeviceFisher(grads, damping, block_size, place);
 }
 
+const CudaRelativesTable& relatives_table() {
+    static const CudaRelativesTable table{rank_one_inverse};
+    return table;
+}
+
 }  // namespace raphson::cuda

@@ -29,4 +29,12 @@ public:
                          CudaPlace place) = 0;
 };
 
+// The relatives of FisherInverse.
+struct CudaRelativesTable {
+    // As on the CPU (fisher.h): out (contiguous, of the inverse's type, may be it) of any type, v too. Waits for 1 + weight·vᵀp:
+    // where that is not positive nothing is written, where it is NaN or Inf all is NaN.
+    double (*rank_one_inverse)(const CudaView& inverse, const CudaView& v, double alpha, double beta, double weight, void* out,
+                               CudaPlace place);
+};
+
 }  // namespace raphson

@@ -71,4 +71,8 @@ void energy(const double* change, int64_t count, const double* y, int64_t y_coun
 // *result ← Σ log of the squared diagonals of L, less log_shift each.
 void log_determinant(const double* w, int64_t m, int64_t batch, double log_shift, double* result, CudaPlace place);
 
+// ---- relatives, as device_fisher.h has them -----------------------------------------------------------------------------------
+
+double rank_one_inverse(const CudaView& inverse, const CudaView& v, double alpha, double beta, double weight, void* out, CudaPlace place);
+
 }  // namespace raphson::cuda
