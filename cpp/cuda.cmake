@@ -3,6 +3,7 @@ set(RAPHSON_CUDA_SOURCES
   src/cuda/copy.cu
   src/cuda/runtime.cu
   src/cuda/table.cu
+  src/dense/invert.cu
   src/gemm/blas.cu
   src/gemm/product.cu
   src/gemm/wgmma.cu
@@ -18,7 +19,6 @@ set(RAPHSON_CUDA_SOURCES
   src/newton_schulz/eigh.cu
   src/newton_schulz/function_passes.cu
   src/newton_schulz/general.cu
-  src/newton_schulz/invert.cu
   src/newton_schulz/iterate.cu
   src/newton_schulz/orthonormal.cu
   src/newton_schulz/passes.cu
