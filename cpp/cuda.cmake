@@ -12,6 +12,7 @@ set(RAPHSON_CUDA_SOURCES
   src/ihvp/device_window.cu
   src/ihvp/fisher_passes.cu
   src/ihvp/fisher_vectors.cu
+  src/ihvp/gauss_newton.cu
   src/ihvp/inverse_factor.cu
   src/ihvp/passes.cu
   src/ihvp/rank_one.cu

@@ -183,7 +183,8 @@ py::object combine_array(py::handle given, const Doubles& coefficients) {
 }
 
 // v: float64 on the host, or any type on inv's device.
-py::object rank_one_array(py::handle given, py::handle given_v, double alpha, double beta, double weight, py::handle given_out) {
+py::object rank_one_array(py::handle given, py::handle given_v, double alpha, double beta, double weight,
+                          py::handle given_out) {
     constexpr const char* name = "rank_one_inverse_update";
     constexpr unsigned types = any_float | and_cuda;
     Matrix inverse(given, {name, "inv"}, false, types);
@@ -193,8 +194,8 @@ py::object rank_one_array(py::handle given, py::handle given_v, double alpha, do
     v.hold();
     const std::int64_t n = inverse.rows.rows;
     if (inverse.rows.cols != n || v.ndim() != 1 || v.size() != n) {
-        throw py::value_error(std::string(name) + ": inv must be (n, n) and v (n,), got " + inverse.tensor.shape_text() + " and " +
-                              v.shape_text());
+        throw py::value_error(std::string(name) + ": inv must be (n, n) and v (n,), got " + inverse.tensor.shape_text() +
+                              " and " + v.shape_text());
     }
     std::optional<Tensor> out;
     std::optional<NewArray> fresh;

@@ -20,8 +20,8 @@ static_assert(tile_columns == threads);
 
 // Sums of a tile's rows times v, and of its columns: row_parts[tile column · n + i], column_parts[tile row · n + j].
 template <class S>
-__global__ void __launch_bounds__(threads) products_kernel(const S* m, int64_t stride, int64_t n, const double* v, int64_t across,
-                                                           double* row_parts, double* column_parts) {
+__global__ void __launch_bounds__(threads) products_kernel(const S* m, int64_t stride, int64_t n, const double* v,
+                                                           int64_t across, double* row_parts, double* column_parts) {
     __shared__ double room[warps][tile_columns];
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     const int64_t r0 = blockIdx.x / across * tile_rows, c0 = blockIdx.x % across * tile_columns + lane;
@@ -70,8 +70,9 @@ __global__ void __launch_bounds__(threads) gain_kernel(const double* v, const do
 
 // out may be m: a thread reads what it writes before.
 template <class S>
-__global__ void __launch_bounds__(threads) update_kernel(const S* m, int64_t stride, int64_t n, const double* p, const double* q, double alpha,
-                                                         double beta, double sigma, int64_t pieces, S* out) {
+__global__ void __launch_bounds__(threads) update_kernel(const S* m, int64_t stride, int64_t n, const double* p,
+                                                         const double* q, double alpha, double beta, double sigma, int64_t pieces,
+                                                         S* out) {
     const int64_t i = blockIdx.x / pieces, c0 = blockIdx.x % pieces * piece + threadIdx.x;
     const double left = sigma * p[i];
     S held[per_thread];
@@ -91,7 +92,8 @@ __global__ void __launch_bounds__(threads) update_kernel(const S* m, int64_t str
 
 }  // namespace
 
-double rank_one_inverse(const CudaView& inverse, const CudaView& v, double alpha, double beta, double weight, void* out, CudaPlace place) {
+double rank_one_inverse(const CudaView& inverse, const CudaView& v, double alpha, double beta, double weight, void* out,
+                        CudaPlace place) {
     const int64_t n = inverse.rows;
     if (n == 0) return 1;
     const DeviceGuard guard(place.device);
@@ -104,15 +106,15 @@ double rank_one_inverse(const CudaView& inverse, const CudaView& v, double alpha
         m = packed;
         stride = n;
     }
-    auto *const x = scratch.take_array<double>(n), *const p = scratch.take_array<double>(n), *const q = scratch.take_array<double>(n);
-    auto* const gain = scratch.take_array<double>(1);
+    auto *const x = scratch.take_array<double>(n), *const gain = scratch.take_array<double>(1);
+    auto *const p = scratch.take_array<double>(n), *const q = scratch.take_array<double>(n);
     widen(v, x, place);
     const int64_t across = ceil_div(n, tile_columns), down = ceil_div(n, tile_rows), pieces = ceil_div(n, piece);
     auto *const row_parts = scratch.take_array<double>(across * n), *const column_parts = scratch.take_array<double>(down * n);
     for_type(inverse.type, [&](auto number) {
         using S = decltype(number);
-        launch(name, place, {block_count(across * down, name), threads}, products_kernel<S>, static_cast<const S*>(m), stride, n, x, across,
-               row_parts, column_parts);
+        const Grid tiles{block_count(across * down, name), threads};
+        launch(name, place, tiles, products_kernel<S>, static_cast<const S*>(m), stride, n, x, across, row_parts, column_parts);
     });
     add_parts(name, row_parts, across, n, StoreMixed{p, x, alpha, beta}, place);
     add_parts(name, column_parts, down, n, StoreMixed{q, x, alpha, beta}, place);
@@ -122,8 +124,9 @@ double rank_one_inverse(const CudaView& inverse, const CudaView& v, double alpha
     const double sigma = std::isfinite(divisor) ? weight / divisor : std::numeric_limits<double>::quiet_NaN();
     for_type(inverse.type, [&](auto number) {
         using S = decltype(number);
-        launch(name, place, {block_count(n * pieces, name), threads}, update_kernel<S>, static_cast<const S*>(m), stride, n, p, q, alpha, beta,
-               sigma, pieces, static_cast<S*>(out));
+        const Grid all{block_count(n * pieces, name), threads};
+        launch(name, place, all, update_kernel<S>, static_cast<const S*>(m), stride, n, p, q, alpha, beta, sigma, pieces,
+               static_cast<S*>(out));
     });
     return divisor;
 }
