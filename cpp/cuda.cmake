@@ -3,6 +3,7 @@ set(RAPHSON_CUDA_SOURCES
   src/cuda/copy.cu
   src/cuda/runtime.cu
   src/cuda/table.cu
+  src/dense/invert.cu
   src/gemm/blas.cu
   src/gemm/product.cu
   src/gemm/wgmma.cu
@@ -11,13 +12,14 @@ set(RAPHSON_CUDA_SOURCES
   src/ihvp/device_window.cu
   src/ihvp/fisher_passes.cu
   src/ihvp/fisher_vectors.cu
+  src/ihvp/gauss_newton.cu
   src/ihvp/inverse_factor.cu
   src/ihvp/passes.cu
+  src/ihvp/rank_one.cu
   src/newton_schulz/device_functions.cu
   src/newton_schulz/eigh.cu
   src/newton_schulz/function_passes.cu
   src/newton_schulz/general.cu
-  src/newton_schulz/invert.cu
   src/newton_schulz/iterate.cu
   src/newton_schulz/orthonormal.cu
   src/newton_schulz/outliers.cu

@@ -1,6 +1,7 @@
 // Static inverse Fisher products and their relatives. Shapes and ranges are checked by the Python wrappers that call this.
 #include <pybind11/numpy.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -9,7 +10,10 @@
 #include <vector>
 
 #include "bindings.h"
+#include "cuda_module.h"
+#include "cuda_views.h"
 #include "ihvp/check.h"
+#include "ihvp/device_fisher.h"
 #include "ihvp/fisher.h"
 #include "ihvp/vector.h"
 #include "tensor.h"
@@ -22,13 +26,14 @@ using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 using Indices = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
 using Mask = py::array_t<bool, py::array::c_style | py::array::forcecast>;
 
-// Two axes, rows contiguous: read in place, else copied once. A single axis is one row when `one_row` allows it.
+// Two axes, rows contiguous: read in place, else copied once. A single axis is one row when `one_row` allows it. On a device
+// nothing is copied here.
 struct Matrix {
     Tensor tensor;
     std::vector<char> copied;
     RowMatrix rows{};
 
-    Matrix(py::handle object, Where where, bool one_row = false) : tensor(object, where, any_float) {
+    Matrix(py::handle object, Where where, bool one_row = false, unsigned types = any_float) : tensor(object, where, types) {
         const bool single = one_row && tensor.ndim() == 1;
         if (tensor.ndim() != 2 && !single) {
             throw py::value_error(std::string(where.function) + ": " + where.argument + " must have two axes, got " +
@@ -39,7 +44,7 @@ struct Matrix {
         const std::int64_t down = single ? d : tensor.strides()[0], along = tensor.strides()[last];
         tensor.hold();
         rows = {tensor.data(), tensor.dtype(), m, d, down};
-        if (along == 1 || d <= 1) return;
+        if (along == 1 || d <= 1 || tensor.cuda() != nullptr) return;
         const std::int64_t size = itemsize(tensor.dtype());
         copied.resize(static_cast<std::size_t>(m * d * size));
         for (std::int64_t i = 0; i < m; ++i) {
@@ -177,13 +182,20 @@ py::object combine_array(py::handle given, const Doubles& coefficients) {
     return out.finish();
 }
 
-py::object rank_one_array(py::handle given, const Doubles& v, double alpha, double beta, double weight, py::handle given_out) {
+// v: float64 on the host, or any type on inv's device.
+py::object rank_one_array(py::handle given, py::handle given_v, double alpha, double beta, double weight,
+                          py::handle given_out) {
     constexpr const char* name = "rank_one_inverse_update";
-    Matrix inverse(given, {name, "inv"});
+    constexpr unsigned types = any_float | and_cuda;
+    Matrix inverse(given, {name, "inv"}, false, types);
+    const bool on_device = inverse.tensor.cuda() != nullptr;
+    Tensor v(given_v, {name, "v"}, types);
+    if (on_device) require_same(inverse.tensor, v, false);
+    v.hold();
     const std::int64_t n = inverse.rows.rows;
     if (inverse.rows.cols != n || v.ndim() != 1 || v.size() != n) {
         throw py::value_error(std::string(name) + ": inv must be (n, n) and v (n,), got " + inverse.tensor.shape_text() +
-                              " and v with " + std::to_string(v.size()) + " entries");
+                              " and " + v.shape_text());
     }
     std::optional<Tensor> out;
     std::optional<NewArray> fresh;
@@ -201,7 +213,7 @@ py::object rank_one_array(py::handle given, const Doubles& v, double alpha, doub
         inverse.tensor.require_writable({name, "out"});
         target = contiguous(inverse.tensor);
     } else {
-        out.emplace(given_out, Where{name, "out"}, any_float, Access::write);
+        out.emplace(given_out, Where{name, "out"}, types, Access::write);
         require_same(inverse.tensor, *out);
         out->require_writable({name, "out"});
         require_no_overlap(*out, inverse.tensor);
@@ -212,14 +224,22 @@ py::object rank_one_array(py::handle given, const Doubles& v, double alpha, doub
         out->hold();
         target = contiguous(*out);
     }
-    const double* values = v.data();
     double divisor = 1;
-    run_released(6 * inverse.work(), [&] {
-        inverse.check_finite();
-        require_finite({const_cast<double*>(values), DType::float64, n, 1}, name, "v");
-        divisor = rank_one_inverse(inverse.rows, values, alpha, beta, weight, target);
-    });
-    if (!(divisor > 0)) {
+    if (on_device) {
+        const CudaTable& table = cuda(name, "inv");
+        run_released(long_work, [&] {
+            const CudaPlace place = *inverse.tensor.cuda();
+            divisor = table.relatives->rank_one_inverse(view(inverse.tensor), view(v), alpha, beta, weight, target, place);
+        });
+    } else {
+        const auto* const values = static_cast<const double*>(v.data());
+        run_released(6 * inverse.work(), [&] {
+            inverse.check_finite();
+            require_finite({v.data(), DType::float64, n, 1}, name, "v");
+            divisor = rank_one_inverse(inverse.rows, values, alpha, beta, weight, target);
+        });
+    }
+    if (divisor <= 0 || (!on_device && !std::isfinite(divisor))) {
         throw py::value_error(std::string(name) + ": inv is not positive definite along v (1 + vᵀPv = " +
                               std::to_string(divisor) + "); nothing was written");
     }

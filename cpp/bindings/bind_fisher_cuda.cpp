@@ -1,9 +1,11 @@
-// FisherInverse of gradients that lie on a CUDA device: the Python class's other half.
+// FisherInverse of gradients that lie on a CUDA device: the Python class's other half. Then its relatives, whose shapes the
+// Python wrappers check.
 #include <pybind11/numpy.h>
 
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -11,6 +13,7 @@
 
 #include "bindings.h"
 #include "cuda_module.h"
+#include "cuda_views.h"
 #include "ihvp/device_fisher.h"
 #include "tensor.h"
 
@@ -19,6 +22,13 @@ namespace {
 
 constexpr unsigned any_float = float64_float32_bfloat16 | bit(DType::float16) | and_cuda;
 using Indices = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
+
+// A vector is a row.
+CudaView matrix(const Tensor& x) {
+    const bool one = x.ndim() == 1;
+    const std::int64_t rows = one ? 1 : x.shape()[0], columns = x.shape()[x.ndim() - 1];
+    return {x.data(), x.dtype(), rows, columns, one ? columns : x.strides()[0], x.strides()[x.ndim() - 1]};
+}
 
 class PyCudaFisher {
 public:
@@ -90,11 +100,6 @@ private:
     static void require_cuda(const Tensor& x) {
         if (x.cuda() == nullptr) throw py::type_error(std::string(x.where().function) + ": " + x.where().argument + " must be on a CUDA device");
     }
-    // A vector is a row.
-    static CudaView matrix(const Tensor& x) {
-        const bool one = x.ndim() == 1;
-        return {x.data(), x.dtype(), one ? 1 : x.shape()[0], x.shape()[x.ndim() - 1], one ? x.shape()[0] : x.strides()[0], x.strides()[x.ndim() - 1]};
-    }
     void check_weights(Tensor& w) const {
         require_same(held_, w, false);
         if (w.ndim() != 1 || w.shape()[0] != dim()) {
@@ -126,6 +131,59 @@ private:
     std::unique_ptr<CudaFisher> fisher_;
 };
 
+py::object influence(py::handle train, py::handle query, double damping, std::int64_t block_size) {
+    constexpr const char* name = "influence_scores";
+    Tensor g(train, {name, "train_grads"}, any_float), x(query, {name, "query_grads"}, any_float);
+    require_same(g, x);
+    g.hold();
+    x.hold();
+    const CudaTable& table = cuda(name, "train_grads");
+    const std::int64_t shape[] = {x.shape()[0], g.shape()[0]};
+    NewArray fresh(g, DType::float64, 2, shape);
+    auto* const to = static_cast<double*>(fresh.batch().data);
+    {
+        const CudaPlace place = *g.cuda();
+        const py::gil_scoped_release released;
+        const std::unique_ptr<CudaFisher> fisher(table.make_fisher(matrix(g), damping, block_size, place));
+        fisher->influence(matrix(x), to, place);
+    }
+    return fresh.finish();
+}
+
+// (b, rows, columns), (b, columns) or (b,): the axes that are not there have one entry.
+CudaStack stack(const Tensor& x) {
+    const int n = x.ndim();
+    const std::int64_t *shape = x.shape(), *strides = x.strides();
+    const std::int64_t rows = n == 3 ? shape[1] : 1, columns = n > 1 ? shape[n - 1] : 1;
+    return {{x.data(), x.dtype(), rows, columns, n == 3 ? strides[1] : 0, n > 1 ? strides[n - 1] : 1}, shape[0], strides[0]};
+}
+
+// hessian: None is the identity.
+py::object gauss_newton(py::handle given, py::handle residual, py::handle hessian, bool root, double damping) {
+    constexpr const char* name = "gauss_newton_step";
+    Tensor jac(given, {name, "jac"}, any_float), r(residual, {name, "residual"}, any_float);
+    require_same(jac, r, false);
+    jac.hold();
+    r.hold();
+    std::optional<Tensor> q;
+    std::optional<CudaStack> hessians;
+    if (!hessian.is_none()) {
+        q.emplace(hessian, Where{name, root ? "loss_hessian_sqrt" : "loss_hessian"}, any_float);
+        require_same(jac, *q, false);
+        q->hold();
+        hessians = stack(*q);
+    }
+    const CudaTable& table = cuda(name, "jac");
+    const std::int64_t d = jac.shape()[jac.ndim() - 1];
+    NewArray fresh(jac, jac.dtype(), 1, &d);
+    const CudaView out{fresh.batch().data, jac.dtype(), d, 1, 1, 1};
+    {
+        const py::gil_scoped_release released;
+        table.relatives->gauss_newton(stack(jac), view(r), hessians ? &*hessians : nullptr, root, damping, out, *jac.cuda());
+    }
+    return fresh.finish();
+}
+
 }  // namespace
 
 void bind_fisher_cuda(py::module_& m) {
@@ -139,6 +197,8 @@ void bind_fisher_cuda(py::module_& m) {
         .def("element", &PyCudaFisher::element)
         .def("logdet", &PyCudaFisher::logdet)
         .def("prune", &PyCudaFisher::prune);
+    m.def("cuda_influence", influence);
+    m.def("cuda_gauss_newton", gauss_newton);
 }
 
 }  // namespace raphson::bindings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -37,12 +36,16 @@ def block_width(block_size: Any, function: str) -> int:
     return width
 
 
+def _require_shape(given: tuple[int, ...], shape: tuple[int, ...], function: str, name: str) -> None:
+    if given != shape:
+        raise ValueError(f"{function}: {name} must have shape {shape}, got {given}")
+
+
 def _doubles(x: Any, shape: tuple[int, ...], function: str, name: str) -> Doubles:
     values = np.asarray(x)
     if values.dtype.kind not in "f" and values.dtype.name != "bfloat16":
         raise TypeError(f"{function}: {name} must be floating-point, got {values.dtype}")
-    if values.shape != shape:
-        raise ValueError(f"{function}: {name} must have shape {shape}, got {values.shape}")
+    _require_shape(values.shape, shape, function, name)
     result = np.ascontiguousarray(values, dtype=np.float64)
     if not np.isfinite(result).all():
         raise ValueError(f"{function}: {name} has NaN or Inf")
@@ -294,198 +297,3 @@ def _like(given: Any, values: Doubles) -> Any:
     if type(given).__module__.split(".")[0] == "torch":
         return _in_framework(given, values).to(given.dtype)
     return _in_framework(given, values.astype(np.asarray(given).dtype))
-
-
-def _require_one_framework(function: str, **arrays: Any) -> None:
-    """TypeError naming both unless all arrays that are given come from one framework (lists count as NumPy's)."""
-    named = [(name, x) for name, x in arrays.items() if x is not None]
-    frameworks = [
-        "numpy" if isinstance(x, (list, tuple)) else type(x).__module__.split(".")[0].removesuffix("lib")
-        for _, x in named
-    ]
-    for (name, _), framework in zip(named, frameworks, strict=True):
-        if framework != frameworks[0]:
-            raise TypeError(f"{function}: {named[0][0]} comes from {frameworks[0]}, {name} from {framework}")
-
-
-def gauss_newton_step(
-    jac: Any, residual: Any, *, loss_hessian: Any = None, loss_hessian_sqrt: Any = None, damping: float
-) -> Any:
-    r"""The damped Gauss–Newton direction d = −(JᵀQJ/b + λI)⁻¹Jᵀr/b from the rows of J (EGN).
-
-    Parameters
-    ----------
-    jac : array (b, d) or (b, c, d)
-        Jacobians of c outputs for each of b samples; float64, float32, bfloat16 or float16.
-    residual : array (b,) or (b, c)
-        Gradients of the loss with respect to the outputs.
-    loss_hessian : array (b,) or (b, c, c), optional
-        Q, the Hessians of the loss with respect to the outputs, symmetric positive semidefinite; None is the identity.
-    loss_hessian_sqrt : array (b,) or (b, c, k), optional
-        In place of Q a square root S of it, Q = S Sᵀ; k is any number of columns.
-    damping : float
-        λ > 0.
-
-    Returns
-    -------
-    array (d,)
-        In jac's framework and dtype.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Shapes that do not agree, NaN or Inf, λ ≤ 0, both Q and S given.
-
-    Notes
-    -----
-    d = −Jᵀ(Q JJᵀ + bλI)⁻¹r (Duncan–Guttman), which stays accurate as λ → 0: two reads of J, (bc)²d flops, and a
-    float64 LU factorisation of order bc.
-    Source: Korbit, Adeoye, Bemporad, Zanon (arXiv 2405.14402).
-    """
-    name = "gauss_newton_step"
-    lam = positive(damping, name)
-    shape = tuple(jac.shape) if hasattr(jac, "shape") else np.shape(jac)
-    if len(shape) not in (2, 3) or 0 in shape:
-        raise ValueError(f"{name}: jac must have shape (b, d) or (b, c, d), none of them 0, got {shape}")
-    if loss_hessian is not None and loss_hessian_sqrt is not None:
-        raise ValueError(f"{name}: give loss_hessian or loss_hessian_sqrt, not both")
-    _require_one_framework(
-        name, jac=jac, residual=residual, loss_hessian=loss_hessian, loss_hessian_sqrt=loss_hessian_sqrt
-    )
-    r = _doubles(residual, shape[:-1], name, "residual").reshape(-1)
-    rows = jac if len(shape) == 2 else jac.reshape(-1, shape[-1])
-    b, c = shape[0], 1 if len(shape) == 2 else shape[1]
-    system = _core.gram(rows, name, "jac")
-    if loss_hessian is not None or loss_hessian_sqrt is not None:
-        if loss_hessian is not None:
-            expected = (b,) if len(shape) == 2 else (b, c, c)
-            q = _doubles(loss_hessian, expected, name, "loss_hessian").reshape(b, c, c)
-        else:
-            given = tuple(getattr(loss_hessian_sqrt, "shape", None) or np.shape(loss_hessian_sqrt))
-            expected = (b,) if len(shape) == 2 else (b, c, given[-1] if len(given) == 3 else c)
-            root = _doubles(loss_hessian_sqrt, expected, name, "loss_hessian_sqrt").reshape(b, c, -1)
-            q = root @ root.swapaxes(1, 2)
-        system = np.einsum("bij,bjk->bik", q, system.reshape(b, c, b * c)).reshape(b * c, b * c)
-    system[np.diag_indices(b * c)] += b * lam
-    return _core.combine_rows(rows, -np.linalg.solve(system, r).astype(np.float64, copy=False))
-
-
-def rank_one_inverse_update(inv: ArrayT, v: Any, *, decay: float = 0.95, mode: str = "ema", out: Any = None) -> ArrayT:
-    r"""The inverse of a Kronecker factor after one more statistic v.
-
-    Parameters
-    ----------
-    inv : array (n, n)
-        M, the inverse so far; float64, float32, bfloat16 or float16.
-    v : array (n,)
-        The statistic.
-    decay : float
-        γ in (0, 1).
-    mode : {"ema", "mkor"}
-        ``"ema"``: the exact inverse of γS + (1 − γ)vvᵀ with S = M⁻¹. ``"mkor"``: what MKOR's published code does,
-        P = γM + (1 − γ)I, M ← P − (Pv)(vᵀP)/(1 + vᵀPv): no moving average of S, but bounded.
-    out : array (n, n), optional
-        Written and returned; inv itself is allowed. C-contiguous.
-
-    Returns
-    -------
-    array (n, n)
-        In inv's framework and dtype.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Shapes that do not agree, NaN or Inf, parameters out of range, M not positive along v. Nothing has been written.
-
-    Notes
-    -----
-    Two reads and a write of M, 8n² flops in float64, rounded once. Source: MKOR (arXiv 2306.01685), whose printed
-    formula for the moving average has another sign; this one is Sherman and Morrison's.
-    """
-    name = "rank_one_inverse_update"
-    if not 0 < decay < 1:
-        raise ValueError(f"{name}: decay must lie in (0, 1), got {decay}")
-    if mode not in ("ema", "mkor"):
-        raise ValueError(f"{name}: mode must be 'ema' or 'mkor', got {mode!r}")
-    values = np.asarray(v)
-    if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
-        raise TypeError(f"{name}: v must be floating-point, got {values.dtype}")
-    alpha, beta, weight = (1 / decay, 0.0, 1 - decay) if mode == "ema" else (decay, 1 - decay, 1.0)
-    result: ArrayT = _core.rank_one_inverse(inv, values.astype(np.float64), alpha, beta, weight, out)
-    return result
-
-
-RowBlocks = Any | Callable[[], Iterable[Any]]
-
-
-def _blocks(rows: RowBlocks) -> Iterator[Any]:
-    if not callable(rows):
-        yield rows
-        return
-    for block in rows():
-        yield np.asarray(block)
-
-
-def influence_scores(
-    train_grads: RowBlocks, query_grads: RowBlocks, damping: float, *, block_size: int | None = None
-) -> Any:
-    r"""+q F⁻¹gᵀ of every query and training gradient, F = λI + (1/m) Σ gᵢgᵢᵀ over the training gradients.
-
-    Parameters
-    ----------
-    train_grads, query_grads : arrays (m, d) and (q, d)
-        float64, float32, bfloat16 or float16; a memmap, or a callable that returns a fresh iterator of row blocks
-        (k, d), which is called once more for every block it gives.
-    damping : float
-        λ > 0.
-    block_size : int, optional
-        F is block-diagonal over this many columns each.
-
-    Returns
-    -------
-    array (q, m)
-        float64, in the framework of train_grads (NumPy for a callable).
-
-    Raises
-    ------
-    TypeError, ValueError
-        Rows of different lengths, nothing to read, NaN or Inf, λ ≤ 0.
-
-    Notes
-    -----
-    Exact Woodbury as m·(QGᵀ)(GGᵀ + mλI)⁻¹, which does not cancel: m²d + 2qmd flops in float64 and (m + q)·m numbers a
-    block of columns.
-    """
-    name = "influence_scores"
-    lam, width = positive(damping, name), block_width(block_size, name)
-
-    def products(left: RowBlocks, right: RowBlocks, names: tuple[str, str]) -> list[list[list[Doubles]]]:
-        """[column block][row block of left][row block of right]"""
-        table: list[list[list[Doubles]]] = []
-        for a in _blocks(left):
-            row: list[list[Doubles]] = []
-            for b in _blocks(right):
-                if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or 0 in (*a.shape, *b.shape):
-                    raise ValueError(
-                        f"{name}: {names[0]} and {names[1]} must have rows, all of one length, "
-                        f"got {tuple(a.shape)} and {tuple(b.shape)}"
-                    )
-                step = width or a.shape[1]
-                parts = range(0, a.shape[1], step)
-                row.append([_core.cross(a[:, p : p + step], b[:, p : p + step], name, *names) for p in parts])
-            table.append(row)
-        if not table or not table[0]:
-            raise ValueError(f"{name}: {names[0]} or {names[1]} holds no gradients")
-        return [[[cell[p] for cell in row] for row in table] for p in range(len(table[0][0]))]
-
-    total: Doubles | None = None
-    grams = products(train_grads, train_grads, ("train_grads", "train_grads"))
-    crosses = products(query_grads, train_grads, ("query_grads", "train_grads"))
-    for inner, outer in zip(grams, crosses, strict=True):
-        gram, mixed = np.block(inner), np.block(outer)
-        m = gram.shape[0]
-        gram[np.diag_indices(m)] += m * lam
-        part = m * np.linalg.solve(gram, mixed.T).T
-        total = part if total is None else total + part
-    assert total is not None
-    return total if callable(train_grads) else _in_framework(train_grads, total)

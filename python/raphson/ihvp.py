@@ -9,14 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
-from raphson._fisher import (
-    FisherInverse,
-    OutOfRangeError,
-    PruneResult,
-    gauss_newton_step,
-    influence_scores,
-    rank_one_inverse_update,
-)
+from raphson._fisher import FisherInverse, OutOfRangeError, PruneResult
+from raphson._fisher_relatives import gauss_newton_step, influence_scores, rank_one_inverse_update
 
 __all__ = [
     "FisherInverse",

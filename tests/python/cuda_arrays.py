@@ -110,6 +110,14 @@ class OnTorch:
         return (result.float() if result.dtype == self.torch.bfloat16 else result).cpu().numpy()
 
 
+def stored(on: Emulated | OnTorch, x: np.ndarray, dtype: str) -> tuple[np.ndarray, Any]:
+    """Numbers in float64 as a dtype keeps them, and those on the device."""
+    if dtype == "bfloat16":
+        rounded = (bits(x).astype(np.uint32) << 16).view(np.float32)
+        return rounded.astype(np.float64), on.put(rounded, bfloat16=True)
+    return x.astype(dtype).astype(np.float64), on.put(x.astype(dtype))
+
+
 def device() -> Emulated | OnTorch:
     """What tests put arrays on; skips where there is neither a GPU nor an emulation."""
     path = os.environ.get("RAPHSON_EMULATED_CUDA")

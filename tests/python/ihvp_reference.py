@@ -214,6 +214,13 @@ def gauss_newton(jac: np.ndarray, residual: np.ndarray, hessian: np.ndarray | No
     return -np.linalg.solve(normal, right)
 
 
+def softmax_hessian(rng: np.random.Generator, b: int, c: int) -> np.ndarray:
+    """diag(p) − ppᵀ, singular by nature."""
+    p = np.exp(rng.standard_normal((b, c)))
+    p /= p.sum(axis=1, keepdims=True)
+    return np.einsum("bc,ce->bce", p, np.eye(c)) - p[:, :, None] * p[:, None, :]
+
+
 def rank_one_update(inv: np.ndarray, v: np.ndarray, decay: float, mode: str) -> np.ndarray:
     inv, v = np.asarray(inv).astype(np.float64), np.asarray(v).astype(np.float64)
     if mode == "ema":

@@ -21,11 +21,7 @@ DTYPES = ["float64", "float32", "bfloat16", "float16"]
 
 def stored(rng: np.random.Generator, m: int, dim: int, dtype: str, norm: float = 1.0) -> tuple[np.ndarray, Any]:
     """Gradients in float64 as a dtype keeps them, and those on the device."""
-    g = correlated(rng, m, dim, norm=norm)
-    if dtype == "bfloat16":
-        rounded = (cuda_arrays.bits(g).astype(np.uint32) << 16).view(np.float32)
-        return rounded.astype(np.float64), device.put(rounded, bfloat16=True)
-    return g.astype(dtype).astype(np.float64), device.put(g.astype(dtype))
+    return cuda_arrays.stored(device, correlated(rng, m, dim, norm=norm), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -365,6 +365,9 @@ def test_rank_one_misuse():
     all_fail(ValueError, "out", lambda s: rank_one_inverse_update(inv, v, out=np.ones(s)), [(4, 5), (4,), (3, 3)])
     with pytest.raises(TypeError):
         rank_one_inverse_update(inv.astype(int), v)
+    for wrong in (-100 * inv, 1e300 * inv):  # 1 + vᵀPv is negative, or leaves float64
+        with pytest.raises(ValueError, match="nothing was written"):
+            rank_one_inverse_update(wrong, 1e5 * v, out=out)
     assert (out == 7).all()
     assert np.array_equal(inv, np.eye(4))
 

@@ -220,13 +220,6 @@ def test_pruning_in_torch_leaves_the_input(torch, rng):
 # ---- Gauss–Newton ---------------------------------------------------------------------------------------------------
 
 
-def softmax_hessian(rng: np.random.Generator, b: int, c: int) -> np.ndarray:
-    """diag(p) − ppᵀ, singular by nature."""
-    p = np.exp(rng.standard_normal((b, c)))
-    p /= p.sum(axis=1, keepdims=True)
-    return np.einsum("bc,ce->bce", p, np.eye(c)) - p[:, :, None] * p[:, None, :]
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["none", "positive", "softmax", "zero"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (6, 1, 50), (5, 3, 70), (20, 4, 30), (3, 5, 2003)], ids=str)
@@ -237,7 +230,7 @@ def test_gauss_newton_step(rng, shape, kind, dtype):
     hessian = {
         "none": None,
         "positive": root @ root.swapaxes(1, 2),
-        "softmax": softmax_hessian(rng, b, c),
+        "softmax": truth.softmax_hessian(rng, b, c),
         "zero": np.zeros((b, c, c)),
     }[kind]
     hessian = None if hessian is None else hessian.astype(dtype)

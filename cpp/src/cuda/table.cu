@@ -26,6 +26,7 @@ const CudaTransportTable& transport_table();
 const CudaFunctionTable& function_table();
 
 CudaFisher* make_fisher(const CudaView& grads, double damping, std::int64_t block_size, CudaPlace place);
+const CudaRelativesTable& relatives_table();
 
 namespace {
 
@@ -50,7 +51,8 @@ const CudaTable& cuda_table() {
     static const CudaTable table{cuda_table_version,   cuda::device_count, cuda::allocate_result, cuda::release_result,
                                  cuda::order,          cuda::read,         cuda::write,           cuda::orthogonalize,
                                  cuda::gram,           cuda::sketch,       cuda::sketch_adjoint,  cuda::make_window,
-                                 &cuda::transport_table(), &cuda::function_table(), cuda::make_rows,      cuda::make_fisher};
+                                 &cuda::transport_table(), &cuda::function_table(), cuda::make_rows,      cuda::make_fisher,
+                                 &cuda::relatives_table()};
     return table;
 }
 

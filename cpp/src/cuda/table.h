@@ -20,6 +20,7 @@ class CudaRows;
 class CudaWindow;
 struct CudaTransportTable;
 struct CudaFunctionTable;
+struct CudaRelativesTable;
 
 // A device and one of its streams (a cudaStream_t; null is the legacy default stream).
 struct CudaPlace {
@@ -78,9 +79,10 @@ struct CudaTable {
     CudaRows* (*make_rows)(const CudaView& a, CudaPlace place);  // sketch/device_rows.h
     // Fisher's inverse of gradients of any type, which must stay where they are (ihvp/device_fisher.h).
     CudaFisher* (*make_fisher)(const CudaView& grads, double damping, std::int64_t block_size, CudaPlace place);
+    const CudaRelativesTable* relatives;  // ihvp/device_fisher.h
 };
 
-constexpr int cuda_table_version = 7;
+constexpr int cuda_table_version = 8;
 constexpr const char* cuda_table_name = "raphson.cuda_table";  // of the capsule
 
 const CudaTable& cuda_table();

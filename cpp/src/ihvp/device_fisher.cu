@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "cuda/parts.h"
 #include "gemm/product.h"
 #include "ihvp/columns.h"
 #include "ihvp/device_fisher_passes.h"
@@ -60,19 +61,26 @@ public:
             for (int64_t i = 0; i < x.rows; ++i) solve_one(vector_of(row_of(x, i)), vector_of(row_of(out, i)), place);
             return;
         }
-        const int64_t most = std::clamp<int64_t>(most_numbers / dim_, 1, most_vectors);
-        for (int64_t begin = 0; begin < x.rows; begin += most) {
+        in_portions(x, [&](int64_t first, const CudaView& from) {
             Scratch scratch(place);
-            const int64_t here = std::min(most, x.rows - begin);
-            CudaView from = row_of(x, begin), to = row_of(out, begin);
-            from.rows = to.rows = here;
-            auto* const wide = scratch.take_array<double>(here * dim_);
-            auto* const z = scratch.take_array<double>(blocks_ * here * m_);
-            widen(from, wide, place);
-            cross(wide, here, grads_, z, scratch);
-            const double* const y = inverse_times(w_.get(), z, here, 1, scratch);
-            subtract_rows(wide, here, y, grads_, 1 / damping_, to, place);
-        }
+            CudaView to = row_of(out, first);
+            to.rows = from.rows;
+            auto* const wide = scratch.take_array<double>(from.rows * dim_);
+            const double* const y = solved_products(from, 1, wide, scratch);
+            subtract_rows(wide, from.rows, y, grads_, 1 / damping_, to, place);
+        });
+    }
+
+    // m·(QGᵀ)(GGᵀ + mλI)⁻¹, summed over the blocks, which does not cancel.
+    void influence(const CudaView& queries, double* out, CudaPlace place) override {
+        const Turn turn(turns_, place);
+        in_portions(queries, [&](int64_t first, const CudaView& from) {
+            Scratch scratch(place);
+            const int64_t entries = from.rows * m_;
+            const double* const y =
+                solved_products(from, static_cast<double>(m_), scratch.take_array<double>(from.rows * dim_), scratch);
+            add_parts("influence_scores", y, blocks_, entries, out + first * m_, place);
+        });
     }
 
     void diagonal(double* out, CudaPlace place) override {
@@ -128,7 +136,7 @@ public:
             masked(wide, kept, false, 1, dim_, start, place);
             auto* const factors = scratch.take_array<double>(blocks_ * m_ * m_);
             factor(kept, factors, scratch);
-            const double* const y = inverse_times(factors, products_with(whole(start, dim_), scratch), 1, 1, scratch);
+            const double* const y = solved(factors, products_with(whole(start, dim_), scratch), 1, 1, scratch);
             combine(rows(), y, nullptr, nullptr, whole(change, dim_), place);
         } else {
             masked(multipliers, kept, false, -1, dim_, start, place);
@@ -150,14 +158,7 @@ private:
         invert_factor(k, w, m_, blocks_, shift(), scratch);
     }
 
-    // The gradients as the window's streaming passes see rows.
-    DeviceRows rows() const {
-        const int64_t size = itemsize(grads_.type), wide = 16 / size;
-        const bool aligned = reinterpret_cast<std::uintptr_t>(grads_.data) % 16 == 0 && grads_.stride % wide == 0 && block_ % wide == 0 &&
-                             dim_ % block_ == 0;
-        auto* const data = static_cast<char*>(const_cast<void*>(grads_.data));
-        return {stored_of(grads_.type), data, nullptr, nullptr, grads_.stride, m_, dim_, block_, blocks_, block_, 0, m_, aligned};
-    }
+    DeviceRows rows() const { return window_rows(grads_); }
 
     // ⟨row j, x⟩ of every block.
     double* products_with(const VectorRef& x, Scratch& scratch) const {
@@ -170,34 +171,31 @@ private:
         return y;
     }
 
-    // by·(L Lᵀ)⁻¹ z of every block and vector: z is blocks × vectors × m.
-    double* inverse_times(const double* w, const double* z, int64_t vectors, double by, Scratch& scratch) const {
-        auto *const half = scratch.take_array<double>(blocks_ * vectors * m_), *const y = scratch.take_array<double>(blocks_ * vectors * m_);
-        times_factor(w, m_, blocks_, z, vectors, true, 1, half, scratch);
-        times_factor(w, m_, blocks_, half, vectors, false, by, y, scratch);
-        return y;
+    // by·(L Lᵀ)⁻¹z of every block and vector: z is blocks × vectors × m.
+    double* solved(const double* w, const double* z, int64_t vectors, double by, Scratch& scratch) const {
+        return inverse_times(w, z, m_, blocks_, vectors, by, scratch);
     }
-    // out ← by·z Wᵀ, or by·z W.
-    static void times_factor(const double* w, int64_t m, int64_t batch, const double* z, int64_t vectors, bool transposed, double by, double* out,
-                             Scratch& scratch) {
-        ProductJob job;
-        job.type = DType::float64;
-        job.m = vectors;
-        job.n = job.k = m;
-        job.batch = batch;
-        job.alpha = by;
-        job.a = {z, m, vectors * m};
-        job.b = {w, m, m * m};
-        job.b_transposed = transposed;
-        job.d = out;
-        job.ldd = m;
-        job.step_d = vectors * m;
-        product(job, scratch);
+    // The same of the products with the rows of x, which `wide` gets in float64.
+    double* solved_products(const CudaView& x, double by, double* wide, Scratch& scratch) const {
+        auto* const z = scratch.take_array<double>(blocks_ * x.rows * m_);
+        widen(x, wide, scratch.place());
+        cross(wide, x.rows, grads_, z, scratch);
+        return solved(w_.get(), z, x.rows, by, scratch);
+    }
+    // f(first row, rows of x) for as many rows at once as there is room for.
+    template <class F>
+    void in_portions(const CudaView& x, F&& f) const {
+        const int64_t most = std::clamp<int64_t>(most_numbers / dim_, 1, most_vectors);
+        for (int64_t first = 0; first < x.rows; first += most) {
+            CudaView portion = row_of(x, first);
+            portion.rows = std::min(most, x.rows - first);
+            f(first, portion);
+        }
     }
 
     void solve_one(const VectorRef& x, const VectorRef& out, CudaPlace place) const {
         Scratch scratch(place);
-        const double* const y = inverse_times(w_.get(), products_with(x, scratch), 1, -1 / damping_, scratch);
+        const double* const y = solved(w_.get(), products_with(x, scratch), 1, -1 / damping_, scratch);
         combine(rows(), y, &x, inverse_damping_.get(), out, place);
     }
 
@@ -264,9 +262,48 @@ private:
 
 }  // namespace
 
+DeviceRows window_rows(const BlockedRows& g) {
+    const int64_t size = itemsize(g.type), wide = 16 / size, dim = g.columns();
+    const bool aligned = reinterpret_cast<std::uintptr_t>(g.data) % 16 == 0 && g.stride % wide == 0 && g.width % wide == 0 &&
+                         dim % g.width == 0;
+    auto* const data = static_cast<char*>(const_cast<void*>(g.data));
+    return {stored_of(g.type), data, nullptr, nullptr, g.stride, g.rows, dim, g.width, g.blocks, g.width, 0, g.rows, aligned};
+}
+
+void times_factor(const double* w, int64_t m, int64_t batch, const double* z, int64_t vectors, bool transposed, double by,
+                  double* out, Scratch& scratch) {
+    ProductJob job;
+    job.type = DType::float64;
+    job.m = vectors;
+    job.n = job.k = m;
+    job.batch = batch;
+    job.alpha = by;
+    job.a = {z, m, vectors * m};
+    job.b = {w, m, m * m};
+    job.b_transposed = transposed;
+    job.d = out;
+    job.ldd = m;
+    job.step_d = vectors * m;
+    product(job, scratch);
+}
+
+double* inverse_times(const double* w, const double* z, int64_t m, int64_t batch, int64_t vectors, double by,
+                      Scratch& scratch) {
+    const int64_t count = batch * vectors * m;
+    auto *const half = scratch.take_array<double>(count), *const y = scratch.take_array<double>(count);
+    times_factor(w, m, batch, z, vectors, true, 1, half, scratch);
+    times_factor(w, m, batch, half, vectors, false, by, y, scratch);
+    return y;
+}
+
 CudaFisher* make_fisher(const CudaView& grads, double damping, int64_t block_size, CudaPlace place) {
     const DeviceGuard guard(place.device);
     return new DeviceFisher(grads, damping, block_size, place);
+}
+
+const CudaRelativesTable& relatives_table() {
+    static const CudaRelativesTable table{rank_one_inverse, gauss_newton};
+    return table;
 }
 
 }  // namespace raphson::cuda

@@ -6,6 +6,8 @@
 #include <cstdint>
 
 #include "cuda/runtime.h"
+#include "ihvp/device_fisher.h"
+#include "ihvp/device_passes.h"
 #include "raphson/view.h"
 
 namespace raphson::cuda {
@@ -34,6 +36,14 @@ void invert_factor(double* k, double* w, int64_t m, int64_t batch, double least,
 void cross(const double* x, int64_t x_rows, const BlockedRows& g, double* z, Scratch& scratch);
 // out (rows × columns, contiguous) ← by·(x − Σⱼ y[b][r][j]·row j of g), x as above.
 void subtract_rows(const double* x, int64_t x_rows, const double* y, const BlockedRows& g, double by, const CudaView& out, CudaPlace place);
+
+// The same rows as the window's streaming passes see them.
+DeviceRows window_rows(const BlockedRows& g);
+// out (batch × vectors × m) ← by·z Wᵀ, or by·z W.
+void times_factor(const double* w, int64_t m, int64_t batch, const double* z, int64_t vectors, bool transposed, double by,
+                  double* out, Scratch& scratch);
+// by·(L Lᵀ)⁻¹z (batch × vectors × m), out of the scratch.
+double* inverse_times(const double* w, const double* z, int64_t m, int64_t batch, int64_t vectors, double by, Scratch& scratch);
 
 // V = W·G of the columns first … first+count-1, which end a block or lie within one. Either diagonal[k] ← by·(1 − Σᵢ V²ᵢₖ), or with
 // `columns` not null column k's V to columns[k·rows …].
@@ -70,5 +80,12 @@ void apply_change(const double* w, const std::uint8_t* kept, double* change, con
 void energy(const double* change, int64_t count, const double* y, int64_t y_count, double damping, double m, double* result, Scratch& scratch);
 // *result ← Σ log of the squared diagonals of L, less log_shift each.
 void log_determinant(const double* w, int64_t m, int64_t batch, double log_shift, double* result, CudaPlace place);
+
+// ---- relatives, as device_fisher.h has them --------------------------------------------------------------------------------
+
+double rank_one_inverse(const CudaView& inverse, const CudaView& v, double alpha, double beta, double weight, void* out,
+                        CudaPlace place);
+void gauss_newton(const CudaStack& jac, const CudaView& residual, const CudaStack* hessian, bool root, double damping,
+                  const CudaView& out, CudaPlace place);
 
 }  // namespace raphson::cuda

@@ -2,6 +2,7 @@
 // matrices. Everything stays on the device; sums have a fixed order. NaN in a matrix ends its iterations.
 #pragma once
 
+#include "dense/device_inverse.h"
 #include "newton_schulz/device_functions.h"
 #include "newton_schulz/device_passes.h"
 
@@ -22,10 +23,10 @@ Working take_matrices(Scratch& scratch, int64_t rows, int64_t cols, int64_t coun
 int64_t eigh_order(int64_t n, int device);
 void eigh(const Working& x, const Working& v, double* values, int64_t most_sweeps, double* numbers, Scratch& scratch);
 
-// x ← a⁻¹ by Gauss–Jordan elimination with partial pivoting, a destroyed: in one launch what fits in shared memory (n ≤ 169
-// on a Hopper), in panels of rows and products beyond that. failed[i] ← 1 where a pivot is 0 or not finite, else 0; x[i] is
-// then anything.
-void invert(const Working& a, const Working& x, int* failed, Scratch& scratch);
+// As device_inverse.h has it.
+inline void invert(const Working& a, const Working& x, int* failed, Scratch& scratch) {
+    invert(static_cast<double*>(a.data), static_cast<double*>(x.data), a.cols, a.count, failed, scratch);
+}
 
 // Newton's iterations of general.cpp, for matrices that need not be symmetric. value ← sign(a); or the principal square root,
 // and second ← its inverse, NaN where there is none. All of `numbers` but the overflow.

@@ -5,7 +5,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "newton_schulz/function_passes.h"
+#include "dense/device_inverse.h"
+#include "gemm/product.h"
 
 namespace raphson::cuda {
 namespace {
@@ -15,7 +16,8 @@ constexpr int most_rows = 32;  // of a panel that is not the whole: a lane each
 constexpr int meet_threads = 256;
 
 struct Panel {
-    Working a, out;          // out: where a matrix that is one panel goes
+    double *a, *out;         // out: where a matrix that is one panel goes
+    int64_t n, count;
     double *kept, *inverse;  // of panels: rows × n as they were when they were pivots, rows × rows: (I + U)⁻¹
     int* pivots;             // n a matrix
     int* failed;
@@ -51,12 +53,12 @@ __device__ __forceinline__ int largest_entry(const double* row, int from, int n)
 
 __global__ void __launch_bounds__(1024) panel_kernel(const Panel job) {
     __shared__ int chosen;
-    const int n = static_cast<int>(job.a.cols), rows = job.rows, first = job.first;
+    const int n = static_cast<int>(job.n), rows = job.rows, first = job.first;
     const int me = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     const bool whole = rows == n;
     auto* const panel = reinterpret_cast<double*>(dynamic_shared());
     double *const scaled = panel + rows * n, *const factors = scaled + n, *const u = factors + rows;
-    double* const a = static_cast<double*>(job.a.data) + blockIdx.x * job.a.step + static_cast<int64_t>(first) * n;
+    double* const a = job.a + (blockIdx.x * job.n + first) * job.n;
     double* const kept = whole ? nullptr : job.kept + int64_t{blockIdx.x} * rows * n;
     int* const pivots = job.pivots + int64_t{blockIdx.x} * n;
     for (int i = me; i < rows * n; i += threads) panel[i] = a[i];
@@ -117,7 +119,7 @@ __global__ void __launch_bounds__(1024) panel_kernel(const Panel job) {
             }
         }
         __syncthreads();
-        double* const out = static_cast<double*>(job.out.data) + blockIdx.x * job.out.step;
+        double* const out = job.out + blockIdx.x * job.n * job.n;
         for (int i = me / 32; i < n; i += threads / 32) {
             for (int j = me % 32; j < n; j += 32) out[int64_t{i} * n + j] = panel[order[i] * n + j];
         }
@@ -145,15 +147,15 @@ __global__ void __launch_bounds__(1024) panel_kernel(const Panel job) {
 // columns, which become zeros. A warp a row, a lane a pivot. Rows of the panel get F = 0.
 __global__ void __launch_bounds__(meet_threads) meet_kernel(const Panel job, double* factors) {
     const int64_t line = (static_cast<int64_t>(blockIdx.x) * meet_threads + threadIdx.x) / 32;
-    const int64_t n = job.a.cols, matrix = line / n, i = line % n;
-    if (matrix >= job.a.count) return;  // a whole warp
+    const int64_t n = job.n, matrix = line / n, i = line % n;
+    if (matrix >= job.count) return;  // a whole warp
     const int lane = static_cast<int>(threadIdx.x) % 32, rows = job.rows, first = job.first;
     double* const f = factors + line * rows;
     if (i >= first && i < first + rows) {
         if (lane < rows) f[lane] = 0;
         return;
     }
-    double* const row = static_cast<double*>(job.a.data) + matrix * job.a.step + i * n;
+    double* const row = job.a + line * n;
     const int* const pivots = job.pivots + matrix * n + first;
     double mine = lane < rows ? row[first + lane] : 0;
     for (int r = 0; r < rows; ++r) {
@@ -193,44 +195,60 @@ __global__ void __launch_bounds__(32) order_kernel(const int* pivots, int n, int
         to[other] = before;
     }
 }
-__global__ void __launch_bounds__(meet_threads) reorder_kernel(const Working a, const int* order, const Working out) {
-    const int64_t n = a.cols, line = blockIdx.x, matrix = line / n, i = line % n;
-    const double* const from = static_cast<const double*>(a.data) + matrix * a.step + order[matrix * n + i] * n;
-    double* const to = static_cast<double*>(out.data) + matrix * out.step + i * n;
+__global__ void __launch_bounds__(meet_threads) reorder_kernel(const double* a, const int* order, int64_t n, double* out) {
+    const int64_t line = blockIdx.x, matrix = line / n;
+    const double* const from = a + (matrix * n + order[line]) * n;
+    double* const to = out + line * n;
     for (int64_t j = threadIdx.x; j < n; j += meet_threads) to[j] = from[j];
+}
+
+// a ← a − f p: what the panel's rows make of the others.
+void subtract_panel(const Panel& job, const double* f, CudaPlace place) {
+    Scratch scratch(place);  // back in the pool for the next product
+    ProductJob step;
+    step.type = DType::float64;
+    step.m = step.n = job.n;
+    step.k = job.rows;
+    step.batch = job.count;
+    step.alpha = -1;
+    step.beta = 1;
+    step.a = {f, job.rows, job.n * job.rows};
+    step.b = {job.kept, job.n, job.rows * job.n};
+    step.c = {job.a, job.n, job.n * job.n};
+    step.d = job.a;
+    step.ldd = job.n;
+    step.step_d = job.n * job.n;
+    product(step, scratch);
 }
 
 }  // namespace
 
-void invert(const Working& a, const Working& x, int* failed, Scratch& scratch) {
+void invert(double* a, double* x, int64_t n, int64_t count, int* failed, Scratch& scratch) {
     const CudaPlace place = scratch.place();
-    const int64_t n = a.cols;
     const std::size_t room = traits(place.device).shared_bytes - 1024;
     int64_t rows = n;
     if (panel_bytes(n, n) > room) {
         for (rows = most_rows; rows > 0 && panel_bytes(rows, n) > room;) --rows;
         if (rows == 0) throw std::runtime_error(std::string(name) + ": " + std::to_string(n) + " rows are more than there are kernels for");
     }
-    Panel job{a, x, nullptr, nullptr, scratch.take_array<int>(n * a.count), failed, 0, static_cast<int>(rows)};
+    Panel job{a, x, n, count, nullptr, nullptr, scratch.take_array<int>(n * count), failed, 0, static_cast<int>(rows)};
     const unsigned threads = n <= 32 ? 128 : n <= 96 ? 512 : 1024;
-    const Grid panels{block_count(a.count, name), threads, panel_bytes(rows, n)};
+    const Grid panels{block_count(count, name), threads, panel_bytes(rows, n)};
     if (rows == n) return launch(name, place, panels, panel_kernel, job);
-    job.kept = scratch.take_array<double>(rows * n * a.count);
-    job.inverse = scratch.take_array<double>(rows * rows * a.count);
-    const Working factors = take_matrices(scratch, n, rows, a.count);
+    job.kept = scratch.take_array<double>(rows * n * count);
+    job.inverse = scratch.take_array<double>(rows * rows * count);
+    auto* const factors = scratch.take_array<double>(n * rows * count);
     for (int64_t first = 0; first < n; first += rows) {
         job.first = static_cast<int>(first);
         job.rows = static_cast<int>(std::min(rows, n - first));
         launch(name, place, panels, panel_kernel, job);
-        const Working f{factors.data, DType::float64, n, job.rows, job.rows, n * job.rows, a.count};
-        const Working p{job.kept, DType::float64, job.rows, n, n, job.rows * n, a.count};
-        launch(name, place, {block_count(ceil_div(32 * n * a.count, meet_threads), name), meet_threads}, meet_kernel, job,
-               static_cast<double*>(f.data));
-        multiply(-1, f, p, Right::as_is, 1, &a, a, place);
+        const dim3 lines = block_count(ceil_div(32 * n * count, meet_threads), name);
+        launch(name, place, {lines, meet_threads}, meet_kernel, job, factors);
+        subtract_panel(job, factors, place);
     }
-    auto* const order = scratch.take_array<int>(n * a.count);
-    launch(name, place, {block_count(a.count, name), 32}, order_kernel, job.pivots, static_cast<int>(n), order);
-    launch(name, place, {block_count(a.count * n, name), meet_threads}, reorder_kernel, a, order, x);
+    auto* const order = scratch.take_array<int>(n * count);
+    launch(name, place, {block_count(count, name), 32}, order_kernel, job.pivots, static_cast<int>(n), order);
+    launch(name, place, {block_count(count * n, name), meet_threads}, reorder_kernel, a, order, n, x);
 }
 
 }  // namespace raphson::cuda
