@@ -13,9 +13,11 @@
 #include "cuda_module.h"
 #include "cuda_views.h"
 #include "ihvp/check.h"
+#include "ihvp/columns.h"
 #include "ihvp/device_fisher.h"
 #include "ihvp/fisher.h"
 #include "ihvp/vector.h"
+#include "table.h"
 #include "tensor.h"
 
 namespace raphson::bindings {
@@ -140,6 +142,32 @@ private:
     std::optional<Fisher> fisher_;
 };
 
+// Any floating-point array as a contiguous copy in float64.
+Doubles widened(py::handle given, const std::string& function, const std::string& argument) {
+    const Tensor x(given, {function.c_str(), argument.c_str()}, any_float);
+    const std::int64_t size = itemsize(x.dtype());
+    std::vector<char> packed(static_cast<std::size_t>(x.size() * size));
+    std::vector<std::int64_t> index(static_cast<std::size_t>(x.ndim()), 0);
+    for (std::int64_t i = 0; i < x.size(); ++i) {
+        std::int64_t at = 0;
+        for (int k = 0; k < x.ndim(); ++k) at += index[static_cast<std::size_t>(k)] * x.strides()[k];
+        std::memcpy(packed.data() + i * size, static_cast<const char*>(x.data()) + at * size, static_cast<std::size_t>(size));
+        for (int k = x.ndim() - 1; k >= 0 && ++index[static_cast<std::size_t>(k)] == x.shape()[k]; --k) index[static_cast<std::size_t>(k)] = 0;
+    }
+    Doubles out(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+    kernels().ihvp.widen(stored_of(x.dtype()), packed.data(), x.size(), out.mutable_data());
+    return out;
+}
+
+// float64 values in the framework and dtype of an array.
+py::object narrowed(py::handle like, const Doubles& values) {
+    const Tensor model(like, {"raphson", "array"}, any_float);
+    const std::vector<std::int64_t> shape(values.shape(), values.shape() + values.ndim());
+    NewArray fresh(model, model.dtype(), static_cast<int>(shape.size()), shape.data());
+    kernels().ihvp.narrow(stored_of(model.dtype()), values.data(), values.size(), fresh.batch().data);
+    return fresh.finish();
+}
+
 Doubles gram_array(py::handle given, const std::string& function, const std::string& argument) {
     Matrix a(given, {function.c_str(), argument.c_str()});
     const auto m = static_cast<py::ssize_t>(a.rows.rows);
@@ -260,6 +288,8 @@ void bind_fisher(py::module_& m) {
         .def("logdet", &PyFisher::logdet)
         .def("remove", &PyFisher::remove)
         .def("energy", &PyFisher::energy);
+    m.def("_widened", widened);
+    m.def("_narrowed", narrowed);
     m.def("gram", gram_array);
     m.def("cross", cross_arrays);
     m.def("combine_rows", combine_array);

@@ -270,7 +270,8 @@ void bind_ot(py::module_& m) {
     m.def("_require_same", require_both, py::arg("a"), py::arg("b"), py::arg("function"), py::arg("name_a"), py::arg("name_b"),
           py::arg("same_dtype") = false);
     m.def("_is_numpy", [](py::handle a) {
-        return std::strcmp(Tensor(a, {"raphson", "array"}, float64_float32 | and_cuda).framework(), "numpy") == 0;
+        const Tensor tensor(a, {"raphson", "array"}, float64_float32_bfloat16 | bit(DType::float16) | and_cuda);
+        return std::strcmp(tensor.framework(), "numpy") == 0;
     });
     m.def("_like", [](py::handle like, const py::array& from) {
         const Tensor model(like, {"raphson", "array"}, float64_float32_bfloat16 | bit(DType::float16) | and_cuda);

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._frameworks import back, doubles, like_of
 
 ArrayT = TypeVar("ArrayT")
 Doubles = npt.NDArray[np.float64]
@@ -36,23 +37,7 @@ def block_width(block_size: Any, function: str) -> int:
     return width
 
 
-def _require_shape(given: tuple[int, ...], shape: tuple[int, ...], function: str, name: str) -> None:
-    if given != shape:
-        raise ValueError(f"{function}: {name} must have shape {shape}, got {given}")
-
-
-def _doubles(x: Any, shape: tuple[int, ...], function: str, name: str) -> Doubles:
-    values = np.asarray(x)
-    if values.dtype.kind not in "f" and values.dtype.name != "bfloat16":
-        raise TypeError(f"{function}: {name} must be floating-point, got {values.dtype}")
-    _require_shape(values.shape, shape, function, name)
-    result = np.ascontiguousarray(values, dtype=np.float64)
-    if not np.isfinite(result).all():
-        raise ValueError(f"{function}: {name} has NaN or Inf")
-    return result
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PruneResult:
     """What :meth:`FisherInverse.obs_prune` decided.
 
@@ -157,7 +142,7 @@ class FisherInverse:
 
         m²·d flops, one read of G.
         """
-        return _in_framework(self._grads, self._core.diagonal())
+        return self._back(self._core.diagonal())
 
     def _indices(self, indices: Any, name: str) -> npt.NDArray[np.int64]:
         values = np.asarray(indices)
@@ -183,13 +168,17 @@ class FisherInverse:
         m²(r + c) + 2m·r·c flops for r rows and c columns.
         """
         values = self._core.submatrix(self._indices(rows, "rows"), self._indices(cols, "cols"))
-        return _in_framework(self._grads, values)
+        return self._back(values)
 
     def logdet(self) -> float:
         """log det F."""
         return self._core.logdet()
 
     # ---- optimal brain surgeon -------------------------------------------------------------------
+
+    def _back(self, values: Any) -> Any:
+        """In the gradients' framework; what a device answered is there already."""
+        return back(values, like_of(self._grads)) if isinstance(values, np.ndarray) else values
 
     def _group(self, group: Any, function: str) -> int:
         size = operator.index(group)
@@ -217,8 +206,8 @@ class FisherInverse:
         size = self._group(group, "obs_scores")
         if isinstance(self._core, _core.CudaFisherInverse):
             return self._core.scores(w, size)
-        values = _doubles(w, (self._dim,), "obs_scores", "w")
-        return _in_framework(self._grads, self._core.scores(values, size)[0])
+        values = doubles(w, (self._dim,), "obs_scores", "w")
+        return self._back(self._core.scores(values, size)[0])
 
     def obs_prune(
         self,
@@ -263,7 +252,7 @@ class FisherInverse:
             groups = number // size
         if isinstance(self._core, _core.CudaFisherInverse):
             return PruneResult(*self._core.prune(w, size, groups, joint))
-        values = _doubles(w, (self._dim,), "obs_prune", "w")
+        values = doubles(w, (self._dim,), "obs_prune", "w")
         scores, multipliers = self._core.scores(values, size)
         mask = np.ones((self._dim // size, size), dtype=bool)
         mask[np.argsort(scores, kind="stable")[:groups]] = False
@@ -275,25 +264,4 @@ class FisherInverse:
             change[~kept] = -values[~kept]
         pruned = values + change
         pruned[~kept] = 0.0
-        return PruneResult(_like(w, pruned), kept, self._core.energy(change))
-
-
-def _in_framework(given: Any, values: Any) -> Any:
-    """A NumPy array as an array of the framework that ``given`` comes from; what is one already stays."""
-    if not isinstance(values, np.ndarray):
-        return values
-    kind = type(given)
-    if kind.__module__.split(".")[0] == "torch":
-        import torch
-
-        return torch.from_numpy(values)
-    if isinstance(given, np.ndarray) or not hasattr(given, "__array_namespace__"):
-        return values
-    return given.__array_namespace__().asarray(values)
-
-
-def _like(given: Any, values: Doubles) -> Any:
-    """float64 values in the framework and dtype of a given vector."""
-    if type(given).__module__.split(".")[0] == "torch":
-        return _in_framework(given, values).to(given.dtype)
-    return _in_framework(given, values.astype(np.asarray(given).dtype))
+        return PruneResult(_core._narrowed(w, pruned), kept, self._core.energy(change))

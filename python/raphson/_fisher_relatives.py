@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raphson import _core
-from raphson._fisher import Doubles, _doubles, _in_framework, _require_shape, block_width, positive
+from raphson._fisher import Doubles, block_width, positive
+from raphson._frameworks import as_array, back, doubles, like_of, require_one_framework
 
 ArrayT = TypeVar("ArrayT")
 
@@ -17,16 +18,9 @@ def _shape(x: Any) -> tuple[int, ...]:
     return tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
 
 
-def _require_one_framework(function: str, **arrays: Any) -> None:
-    """TypeError naming both unless all arrays that are given come from one framework (lists count as NumPy's)."""
-    named = [(name, x) for name, x in arrays.items() if x is not None]
-    frameworks = [
-        "numpy" if isinstance(x, (list, tuple)) else type(x).__module__.split(".")[0].removesuffix("lib")
-        for _, x in named
-    ]
-    for (name, _), framework in zip(named, frameworks, strict=True):
-        if framework != frameworks[0]:
-            raise TypeError(f"{function}: {named[0][0]} comes from {frameworks[0]}, {name} from {framework}")
+def _require_shape(given: Any, shape: tuple[int, ...], function: str, name: str) -> None:
+    if _shape(given) != shape:
+        raise ValueError(f"{function}: {name} must have shape {shape}, got {_shape(given)}")
 
 
 def gauss_newton_step(
@@ -59,8 +53,8 @@ def gauss_newton_step(
 
     Notes
     -----
-    d = −Jᵀ(Q JJᵀ + bλI)⁻¹r (Duncan–Guttman), which stays accurate as λ → 0: two reads of J, (bc)²d flops, and a
-    float64 LU factorisation of order bc.
+    d = −Jᵀ(Q JJᵀ + bλI)⁻¹r (Duncan–Guttman), which does not cancel as λ → 0 where the rows of J are independent: two
+    reads of J, (bc)²d flops, and a float64 LU factorisation of order bc.
 
     On CUDA, all arrays are of jac's library and device, and the call returns before the work is done. Without Q and S
     a Cholesky factorisation takes the place of LU; with them the matrix is inverted with pivots (2(bc)³ flops, up to
@@ -71,14 +65,14 @@ def gauss_newton_step(
     """
     name = "gauss_newton_step"
     lam = positive(damping, name)
+    jac = as_array(jac)
     shape = _shape(jac)
     if len(shape) not in (2, 3) or 0 in shape:
         raise ValueError(f"{name}: jac must have shape (b, d) or (b, c, d), none of them 0, got {shape}")
     if loss_hessian is not None and loss_hessian_sqrt is not None:
         raise ValueError(f"{name}: give loss_hessian or loss_hessian_sqrt, not both")
-    _require_one_framework(
-        name, jac=jac, residual=residual, loss_hessian=loss_hessian, loss_hessian_sqrt=loss_hessian_sqrt
-    )
+    hessians_given = {"loss_hessian": loss_hessian, "loss_hessian_sqrt": loss_hessian_sqrt}
+    require_one_framework(name, "jac", jac, residual=residual, **hessians_given)
     flat = len(shape) == 2
     b, c = shape[0], 1 if flat else shape[1]
     root = loss_hessian_sqrt is not None
@@ -86,15 +80,15 @@ def gauss_newton_step(
     last = _shape(q)[-1] if root and len(_shape(q)) == 3 else c
     q_shape = (b,) if flat else (b, c, last)
     if _core._is_cuda(jac):
-        _require_shape(_shape(residual), shape[:-1], name, "residual")
+        _require_shape(residual, shape[:-1], name, "residual")
         if q is not None:
-            _require_shape(_shape(q), q_shape, name, q_name)
+            _require_shape(q, q_shape, name, q_name)
         return _core.cuda_gauss_newton(jac, residual, q, root, lam)
-    r = _doubles(residual, shape[:-1], name, "residual").reshape(-1)
+    r = doubles(residual, shape[:-1], name, "residual").reshape(-1)
     rows = jac if flat else jac.reshape(-1, shape[-1])
     system = _core.gram(rows, name, "jac")
     if q is not None:
-        hessians = _doubles(q, q_shape, name, q_name).reshape(b, c, -1)
+        hessians = doubles(q, q_shape, name, q_name).reshape(b, c, -1)
         if root:
             hessians = hessians @ hessians.swapaxes(1, 2)
         system = np.einsum("bij,bjk->bik", hessians, system.reshape(b, c, b * c)).reshape(b * c, b * c)
@@ -131,7 +125,7 @@ def rank_one_inverse_update(inv: ArrayT, v: Any, *, decay: float = 0.95, mode: s
 
     Notes
     -----
-    Two reads and a write of M, 8n² flops in float64, rounded once. Source: MKOR (arXiv 2306.01685), whose printed
+    Three reads and a write of M, 8n² flops in float64, rounded once. Source: MKOR (arXiv 2306.01685), whose printed
     formula for the moving average has another sign; this one is Sherman and Morrison's.
 
     On CUDA, v and out are arrays of inv's library and device. The call waits for one number, 1 + vᵀPv, to refuse what
@@ -145,10 +139,10 @@ def rank_one_inverse_update(inv: ArrayT, v: Any, *, decay: float = 0.95, mode: s
         raise ValueError(f"{name}: mode must be 'ema' or 'mkor', got {mode!r}")
     values = v
     if not _core._is_cuda(inv):
-        values = np.asarray(v)
-        if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
-            raise TypeError(f"{name}: v must be floating-point, got {values.dtype}")
-        values = np.array(values, dtype=np.float64, order="C")
+        require_one_framework(name, "inv", inv, v=v)
+        if isinstance(out, np.ndarray) and isinstance(v, np.ndarray) and np.may_share_memory(out, v):
+            raise ValueError(f"{name}: out overlaps v")
+        values = _core._widened(v, name, "v")
     alpha, beta, weight = (1 / decay, 0.0, 1 - decay) if mode == "ema" else (decay, 1 - decay, 1.0)
     result: ArrayT = _core.rank_one_inverse(inv, values, alpha, beta, weight, out)
     return result
@@ -159,10 +153,10 @@ RowBlocks = Any | Callable[[], Iterable[Any]]
 
 def _blocks(rows: RowBlocks) -> Iterator[Any]:
     if not callable(rows):
-        yield rows
+        yield as_array(rows)
         return
     for block in rows():
-        yield np.asarray(block)
+        yield as_array(block)
 
 
 def influence_scores(
@@ -209,20 +203,23 @@ def influence_scores(
     if _core._is_cuda(train_grads) or _core._is_cuda(query_grads):
         if callable(train_grads) or callable(query_grads):
             raise TypeError(f"{name}: with a CUDA array both train_grads and query_grads must be arrays, not callables")
-        _require_one_framework(name, train_grads=train_grads, query_grads=query_grads)
+        require_one_framework(name, "train_grads", train_grads, query_grads=query_grads)
         require_rows(_shape(query_grads), _shape(train_grads), ("query_grads", "train_grads"))
         return _core.cuda_influence(train_grads, query_grads, lam, width)
 
     def products(left: RowBlocks, right: RowBlocks, names: tuple[str, str]) -> list[list[list[Doubles]]]:
-        """[column block][row block of left][row block of right]"""
+        """[column block][row block of left][row block of right]; of equal sides on and below the diagonal."""
         table: list[list[list[Doubles]]] = []
-        for a in _blocks(left):
+        for i, a in enumerate(_blocks(left)):
             row: list[list[Doubles]] = []
-            for b in _blocks(right):
+            for j, b in enumerate(_blocks(right)):
                 require_rows(tuple(a.shape), tuple(b.shape), names)
                 step = width or a.shape[1]
-                parts = range(0, a.shape[1], step)
-                row.append([_core.cross(a[:, p : p + step], b[:, p : p + step], name, *names) for p in parts])
+                columns = [slice(p, p + step) for p in range(0, a.shape[1], step)]
+                if left is right and i == j:
+                    row.append([_core.gram(a[:, part], name, names[0]) for part in columns])
+                    break
+                row.append([_core.cross(a[:, part], b[:, part], name, *names) for part in columns])
             table.append(row)
         if not table or not table[0]:
             raise ValueError(f"{name}: {names[0]} or {names[1]} holds no gradients")
@@ -232,10 +229,12 @@ def influence_scores(
     grams = products(train_grads, train_grads, ("train_grads", "train_grads"))
     crosses = products(query_grads, train_grads, ("query_grads", "train_grads"))
     for inner, outer in zip(grams, crosses, strict=True):
-        gram, mixed = np.block(inner), np.block(outer)
+        count = len(inner)
+        gram = np.block([[inner[i][j] if j <= i else inner[j][i].T for j in range(count)] for i in range(count)])
+        mixed = np.block(outer)
         m = gram.shape[0]
         gram[np.diag_indices(m)] += m * lam
         part = m * np.linalg.solve(gram, mixed.T).T
         total = part if total is None else total + part
     assert total is not None
-    return total if callable(train_grads) else _in_framework(train_grads, total)
+    return total if callable(train_grads) else back(total, like_of(as_array(train_grads)))

@@ -5,32 +5,46 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from raphson import _core
 
-__all__ = ["back", "like_of", "require_one_framework"]
+__all__ = ["as_array", "back", "doubles", "like_of", "require_one_framework"]
 
 
 def _framework(given: Any) -> str | None:
     if isinstance(given, np.ndarray):
         return "numpy"
-    return type(given).__module__.partition(".")[0] if hasattr(given, "__dlpack__") else None
+    return type(given).__module__.partition(".")[0].removesuffix("lib") if hasattr(given, "__dlpack__") else None
 
 
-def require_one_framework(function: str, name: str, given: Any, **others: Any) -> None:
+def require_one_framework(function: str, name: str, given: Any, *, beside_cuda: bool = False, **others: Any) -> None:
     """TypeError unless all arrays come from one library; lists, SciPy matrices and the like go with any.
 
-    Where one lies on a CUDA device, what may lie beside it is the function's to say.
+    ``beside_cuda``: where one lies on a CUDA device, what may lie beside it is the caller's to say.
     """
-    if any(_core._is_cuda(array) for array in (given, *others.values())):
+    if beside_cuda and any(_core._is_cuda(array) for array in (given, *others.values())):
         return
     mine = _framework(given)
     for other, array in others.items():
         theirs = _framework(array)
         if mine is not None and theirs is not None and theirs != mine:
-            raise TypeError(
-                f"{function}: {name} is a {mine} array, {other} a {theirs} array; they must share a framework"
-            )
+            raise TypeError(f"{function}: {name} comes from {mine}, {other} from {theirs}; they must share a framework")
+
+
+def as_array(given: Any) -> Any:
+    """Lists and ``__array__`` objects (a DataFrame) as NumPy arrays; arrays as they are."""
+    return given if hasattr(given, "__dlpack__") else np.asarray(given)
+
+
+def doubles(given: Any, shape: tuple[int, ...], function: str, name: str) -> npt.NDArray[np.float64]:
+    """A float64 copy of a vector or small array of any floating-point dtype and framework, checked."""
+    values = _core._widened(given, function, name)
+    if values.shape != shape:
+        raise ValueError(f"{function}: {name} must have shape {shape}, got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{function}: {name} has NaN or Inf")
+    return values
 
 
 def like_of(given: Any) -> Any:

@@ -140,7 +140,7 @@ def lstsq(
     Sources: Epperly, Meier and Nakatsukasa 2024 (SPIR, FOSSILS); Karlson and Waldén 1997 (backward error).
     """
     function = "lstsq"
-    require_one_framework(function, "A", A, b=b)
+    require_one_framework(function, "A", A, beside_cuda=True, b=b)
     on_device = _core._is_cuda(A)
     right: Any = b if on_device else _core._as_numpy(b, function, "b")
     shape = _core._describe(b, function, "b")[0] if on_device else right.shape

@@ -215,6 +215,12 @@ class GradientWindow:
 
     # ---- gradients in, products out --------------------------------------------------------------
 
+    def _vector(self, x: Any) -> Any:
+        """Lists of floats in the width that the window takes; arrays as they are."""
+        values = np.asarray(x) if isinstance(x, (list, tuple)) else x
+        narrow = isinstance(x, (list, tuple)) and values.dtype == np.float64 and self._dtype != "float64"
+        return values.astype(np.float32) if narrow else values
+
     def push(self, g: Any) -> None:
         """Store a gradient, in place of the oldest when the window is full.
 
@@ -229,7 +235,7 @@ class GradientWindow:
             Wrong dtype or length, NaN or Inf, entries that the stored dtype cannot hold (float64: above 1e150). The
             window is as it was.
         """
-        self._core.push(g)
+        self._core.push(self._vector(g))
 
     def precondition(self, g: ArrayT, *, out: Any = None) -> ArrayT:
         """Store a gradient and return F⁻¹g̃ of the stored row g̃: one optimizer step.
@@ -246,7 +252,7 @@ class GradientWindow:
         array (dim,)
             In g's framework and dtype.
         """
-        result: ArrayT = self._core.precondition(g, out)
+        result: ArrayT = self._core.precondition(self._vector(g), out)
         return result
 
     def solve(self, x: ArrayT, *, out: Any = None) -> ArrayT:
@@ -272,7 +278,7 @@ class GradientWindow:
         ValueError
             Empty window, wrong length, NaN or Inf.
         """
-        result: ArrayT = self._core.solve(x, out)
+        result: ArrayT = self._core.solve(self._vector(x), out)
         return result
 
     def solve_recent(self, weights: Any) -> Any:

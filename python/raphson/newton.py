@@ -332,7 +332,8 @@ def fit_glm(
         raise ValueError(f"{function}: family must be one of {', '.join(_FAMILIES)}, got {family!r}")
     if method not in _METHODS:
         raise ValueError(f"{function}: method must be one of {', '.join(_METHODS)}, got {method!r}")
-    require_one_framework(function, "X", X, y=y, sample_weight=sample_weight, offset=offset, init=init)
+    beside = {"y": y, "sample_weight": sample_weight, "offset": offset, "init": init}
+    require_one_framework(function, "X", X, beside_cuda=True, **beside)
     response, classes = _response(y, X, family, function)
     n = len(response)
     matrix = tall(X, function, "X", n)

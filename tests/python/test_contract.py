@@ -8,13 +8,25 @@ import numpy as np
 import pytest
 
 import raphson
-from raphson import newton, newton_schulz, ot, sketch
+from raphson import ihvp, newton, newton_schulz, ot, sketch
 
 A = np.random.default_rng(1).standard_normal((30, 3))
 B = A @ np.ones(3)
 LABELS = (B > 0) * 1.0
 COST = np.random.default_rng(2).random((5, 6))
 SKETCH = sketch.SparseSign(8, 30)
+G = np.random.default_rng(3).standard_normal((4, 6))
+W = np.random.default_rng(4).standard_normal(6)
+
+
+class Frame:
+    """An object with nothing but __array__, as a DataFrame is to us."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype=dtype)
 
 
 def problem():
@@ -30,17 +42,19 @@ def problem():
 @pytest.mark.parametrize(
     ("call", "names"),
     [
-        (lambda T: raphson.lstsq(T(A), B), "A is a torch array, b a numpy array"),
-        (lambda T: raphson.lstsq(A, T(B)), "A is a numpy array, b a torch array"),
-        (lambda T: raphson.fit_glm(T(A), LABELS), "X is a torch array, y a numpy array"),
-        (lambda T: raphson.fit_glm(A, T(LABELS)), "X is a numpy array, y a torch array"),
-        (lambda T: raphson.fit_glm(A, LABELS, sample_weight=T(np.ones(30))), "sample_weight a torch array"),
-        (lambda T: raphson.fit_glm(A, LABELS, init=T(np.ones(4))), "init a torch array"),
-        (lambda T: newton.solve_kkt(T(np.eye(3)), None, np.ones(3)), "B is a torch array, rhs a numpy array"),
-        (lambda T: newton.solve_kkt(np.eye(3), T(np.ones((1, 3))), np.ones(4)), "G a torch array"),
-        (lambda T: SKETCH.apply(T(A), weights=np.ones(30)), "A is a torch array, weights a numpy array"),
+        (lambda T: raphson.lstsq(T(A), B), "A comes from torch, b from numpy"),
+        (lambda T: raphson.lstsq(A, T(B)), "A comes from numpy, b from torch"),
+        (lambda T: raphson.fit_glm(T(A), LABELS), "X comes from torch, y from numpy"),
+        (lambda T: raphson.fit_glm(A, T(LABELS)), "X comes from numpy, y from torch"),
+        (lambda T: raphson.fit_glm(A, LABELS, sample_weight=T(np.ones(30))), "sample_weight from torch"),
+        (lambda T: raphson.fit_glm(A, LABELS, init=T(np.ones(4))), "init from torch"),
+        (lambda T: newton.solve_kkt(T(np.eye(3)), None, np.ones(3)), "B comes from torch, rhs from numpy"),
+        (lambda T: newton.solve_kkt(np.eye(3), T(np.ones((1, 3))), np.ones(4)), "G from torch"),
+        (lambda T: SKETCH.apply(T(A), weights=np.ones(30)), "A comes from torch, weights from numpy"),
         (lambda T: SKETCH.apply(T(A), out=np.ones((8, 3))), "torch"),
         (lambda T: raphson.PointCloud(T(A), A), "torch"),
+        (lambda T: ihvp.rank_one_inverse_update(np.eye(6), T(W)), "inv comes from numpy, v from torch"),
+        (lambda T: ihvp.gauss_newton_step(T(G), np.ones(4), damping=0.1), "jac comes from torch, residual from numpy"),
     ],
 )
 def test_frameworks_do_not_mix(call, names):
@@ -87,6 +101,94 @@ def test_weights_and_offsets_may_be_counts():
     np.testing.assert_array_equal(plain.predict(A, offset=np.ones(30, int)), plain.predict(A, offset=np.ones(30)))
 
 
+@pytest.mark.parametrize("wrap", [np.ndarray.tolist, Frame], ids=["list", "__array__"])
+def test_lists_and_frames_are_arrays(wrap):
+    inverse, cube = raphson.FisherInverse(G, 0.1), np.stack([G, -G], 1)
+    pairs = [
+        (ihvp.influence_scores(wrap(G), wrap(G), 0.1), ihvp.influence_scores(G, G, 0.1)),
+        (
+            ihvp.gauss_newton_step(wrap(G), wrap(np.ones(4)), damping=0.1),
+            ihvp.gauss_newton_step(G, np.ones(4), damping=0.1),
+        ),
+        (
+            ihvp.gauss_newton_step(wrap(cube), wrap(np.ones((4, 2))), damping=0.1),
+            ihvp.gauss_newton_step(cube, np.ones((4, 2)), damping=0.1),
+        ),
+        (inverse.obs_scores(wrap(W)), inverse.obs_scores(W)),
+        (inverse.obs_prune(wrap(W), count=2).weights, inverse.obs_prune(W, count=2).weights),
+    ]
+    for given, plain in pairs:
+        assert isinstance(given, np.ndarray)
+        np.testing.assert_array_equal(given, plain)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "int8"])
+def test_windows_take_lists(dtype):
+    listed, window = (raphson.GradientWindow(6, 3, 0.1, dtype=dtype) for _ in range(2))
+    given = W.astype(np.float64 if dtype == "float64" else np.float32)
+    listed.push(W.tolist())
+    window.push(given)
+    np.testing.assert_array_equal(listed.precondition(W.tolist()), window.precondition(given))
+    np.testing.assert_array_equal(listed.solve(W.tolist()), window.solve(given))
+    with pytest.raises(TypeError):
+        listed.push([1, 2, 3, 4, 5, 6])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_floats_of_torch(dtype):
+    torch = pytest.importorskip("torch")
+    g, w, one = (torch.from_numpy(x).to(getattr(torch, dtype)) for x in (G, W, np.ones(4)))
+    wide, v = g.double().numpy(), w.double().numpy()
+    inverse, truth = raphson.FisherInverse(g, 0.1), raphson.FisherInverse(wide, 0.1)
+    np.testing.assert_allclose(inverse.obs_scores(w).numpy(), truth.obs_scores(v), rtol=1e-12)
+    pruned = inverse.obs_prune(w, count=2)
+    assert pruned.weights.dtype == g.dtype
+    np.testing.assert_array_equal(pruned.mask, truth.obs_prune(v, count=2).mask)
+    expected = torch.from_numpy(truth.obs_prune(v, count=2).weights).to(g.dtype)
+    torch.testing.assert_close(pruned.weights, expected, rtol=0.01, atol=1e-3)
+    step = ihvp.gauss_newton_step(g, one, damping=0.1)
+    assert step.dtype == g.dtype
+    expected = torch.from_numpy(ihvp.gauss_newton_step(wide, np.ones(4), damping=0.1)).to(g.dtype)
+    torch.testing.assert_close(step, expected, rtol=0.01, atol=1e-3)
+    updated = ihvp.rank_one_inverse_update(torch.eye(6).to(g.dtype), w)
+    expected = torch.from_numpy(ihvp.rank_one_inverse_update(np.eye(6), v)).to(g.dtype)
+    torch.testing.assert_close(updated, expected, rtol=0.01, atol=1e-3)
+    scores = ihvp.influence_scores(lambda: [g[:3], g[3:]], g, 0.1)
+    np.testing.assert_allclose(scores, ihvp.influence_scores(wide, wide, 0.1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda g, w: raphson.FisherInverse(G, 0.1).obs_scores(w),
+        lambda g, w: raphson.FisherInverse(G, 0.1).obs_prune(w, count=2),
+        lambda g, w: ihvp.gauss_newton_step(g.detach(), w[:4], damping=0.1),
+        lambda g, w: ihvp.rank_one_inverse_update(np.eye(6), w),
+        lambda g, w: ihvp.rank_one_inverse_update(g.detach().new_ones(6, 6), w),
+        lambda g, w: ihvp.influence_scores(lambda: [g], g.detach(), 0.1),
+        lambda g, w: raphson.GradientWindow(6, 3, 0.1).solve_recent(w),
+    ],
+)
+def test_tensors_that_require_grad(call):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError):
+        call(torch.from_numpy(G).requires_grad_(), torch.from_numpy(W).requires_grad_())
+
+
+def test_influence_by_blocks_is_influence():
+    g, q = np.random.default_rng(5).standard_normal((11, 9)), G[:, [0, 1, 2, 3, 4, 5, 0, 1, 2]]
+    whole = ihvp.influence_scores(g, q, 0.3, block_size=4)
+    parts = ihvp.influence_scores(lambda: [g[:2], g[2:7], g[7:]], lambda: [q[:1], q[1:]], 0.3, block_size=4)
+    np.testing.assert_allclose(parts, whole, rtol=1e-12)
+
+
+def test_prune_results_compare_as_objects():
+    result = raphson.FisherInverse(G, 0.1).obs_prune(W, count=2)
+    assert result == result
+    assert result != raphson.FisherInverse(G, 0.1).obs_prune(W, count=2)
+    assert len({result}) == 1
+
+
 # ---- NaN, overlaps, sizes -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("call", "text"),
@@ -117,6 +219,13 @@ def test_out_that_overlaps_or_shares():
     frozen.setflags(write=False)
     with pytest.raises(ValueError, match="out"):
         SKETCH.apply(A, out=frozen)
+
+
+def test_out_of_a_rank_one_update_that_overlaps_v():
+    memory = np.arange(1.0, 13)
+    with pytest.raises(ValueError, match="out overlaps v"):
+        ihvp.rank_one_inverse_update(np.eye(3), memory[:3], out=memory[:9].reshape(3, 3))
+    np.testing.assert_array_equal(memory, np.arange(1.0, 13))
 
 
 def test_fresh_results_of_one_matrix_twice():

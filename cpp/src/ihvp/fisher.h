@@ -27,7 +27,7 @@ void gram(const RowMatrix& a, const std::uint8_t* kept, double* out);
 void combine_rows(const RowMatrix& a, const double* coefficients, DType to, void* out);
 
 // The inverse of a sum that gains one vector: out (n×n, contiguous, of M's type; may be M) = α·M + β·I − σ·p qᵀ with
-// p = αMv + βv, q = αMᵀv + βv and σ = weight/(1 + weight·vᵀp): two reads of M and a write. Returns 1 + weight·vᵀp; when
+// p = αMv + βv, q = αMᵀv + βv and σ = weight/(1 + weight·vᵀp): three reads of M and a write. Returns 1 + weight·vᵀp; when
 // that is not positive and finite nothing is written.
 double rank_one_inverse(const RowMatrix& inverse, const double* v, double alpha, double beta, double weight, void* out);
 
