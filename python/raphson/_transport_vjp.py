@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PlanWeights", "vjp"]
 
-SYSTEM_TOLERANCE = 1e-9  # of the linear system, which usually reaches 1e-14, or the transport's if that is larger
+# Of the linear system, unless the transport's is larger. It usually reaches 1e-14; products with a float32 cost on a
+# device are float32.
+SYSTEM_TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 
 
 def _number(value: Any, name: str) -> float:
@@ -120,7 +122,8 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
     Warns
     -----
     ConvergenceWarning
-        The linear system's L1 residual, measured on α and β, is above 1e-9 of its right-hand side, and above ``tol``.
+        The linear system's L1 residual, measured on α and β, is above 1e-9 (float32: 1e-5) of its right-hand side, and
+        above ``tol``.
 
     Notes
     -----
@@ -144,7 +147,7 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
     if implicit:
         right, below = weights.sums(f, g)
         alpha, beta, residual = core.hessian(f, g, right, below)
-        level = max(SYSTEM_TOLERANCE, result.tol)
+        level = max(SYSTEM_TOLERANCE[problem.dtype], result.tol)
         if not residual <= level:
             hint = "Converge the potentials first: the derivative is that of a solution."
             warn_not_converged("TransportResult.vjp", "stalled", residual, level, hint, stacklevel=4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import raphson
+import raphson._transport_vjp
 from raphson import ihvp, newton, newton_schulz, ot, sketch
 
 A = np.random.default_rng(1).standard_normal((30, 3))
@@ -281,7 +282,7 @@ def test_the_residual_of_the_adjoint_system_is_measured(reg, max_iter):
 
 
 def test_vjp_warns_where_its_system_is_not_solved(monkeypatch):
-    monkeypatch.setattr("raphson._transport_vjp.SYSTEM_TOLERANCE", 1e-30)
+    monkeypatch.setitem(raphson._transport_vjp.SYSTEM_TOLERANCE, "float64", 1e-30)
     with pytest.warns(raphson.ConvergenceWarning, match="sinkhorn"):
         result = ot.sinkhorn(None, None, COST, 0.1, tol=1e-30)
     with pytest.warns(raphson.ConvergenceWarning, match=r"TransportResult\.vjp") as seen:
