@@ -1,5 +1,5 @@
-"""raphson inside PyTorch: differentiable :func:`orthogonalize`, :func:`polar`, :func:`sqrt`, :func:`inverse` and
-:func:`inverse_root`, and the optimizers :class:`Muon` and :class:`MFAC`.
+"""raphson inside PyTorch: differentiable :func:`orthogonalize`, :func:`polar`, :func:`sqrt`, :func:`inverse`,
+:func:`inverse_root` and :func:`sinkhorn`, and the optimizers :class:`Muon` and :class:`MFAC`.
 
 Importing this package imports torch; ``import raphson`` alone never does.
 """
@@ -8,5 +8,17 @@ from raphson.torch._matrix_functions import inverse, inverse_root, polar, sqrt
 from raphson.torch._mfac import MFAC
 from raphson.torch._muon import Muon
 from raphson.torch._orthogonalize import orthogonalize
+from raphson.torch._sinkhorn import PointCloud, TransportResult, sinkhorn
 
-__all__ = ["MFAC", "Muon", "inverse", "inverse_root", "orthogonalize", "polar", "sqrt"]
+__all__ = [
+    "MFAC",
+    "Muon",
+    "PointCloud",
+    "TransportResult",
+    "inverse",
+    "inverse_root",
+    "orthogonalize",
+    "polar",
+    "sinkhorn",
+    "sqrt",
+]
