@@ -1,9 +1,10 @@
 """raphson inside PyTorch: differentiable :func:`orthogonalize`, :func:`polar`, :func:`sqrt`, :func:`inverse`,
-:func:`inverse_root` and :func:`sinkhorn`, and the optimizers :class:`Muon` and :class:`MFAC`.
+:func:`inverse_root`, :func:`sinkhorn` and :func:`lstsq`, and the optimizers :class:`Muon` and :class:`MFAC`.
 
 Importing this package imports torch; ``import raphson`` alone never does.
 """
 
+from raphson.torch._lstsq import lstsq
 from raphson.torch._matrix_functions import inverse, inverse_root, polar, sqrt
 from raphson.torch._mfac import MFAC
 from raphson.torch._muon import Muon
@@ -17,6 +18,7 @@ __all__ = [
     "TransportResult",
     "inverse",
     "inverse_root",
+    "lstsq",
     "orthogonalize",
     "polar",
     "sinkhorn",
