@@ -16,7 +16,6 @@
 #include "cuda_module.h"
 #include "cuda_views.h"
 #include "ot/device_solve.h"
-#include "raphson/runtime.h"
 #include "tensor.h"
 
 namespace raphson::bindings {

@@ -11,14 +11,13 @@ import numpy.typing as npt
 
 from raphson import _core
 from raphson._frameworks import back, like_of, require_one_framework
-from raphson._rows import Blocks, is_blocks, is_sparse
+from raphson._rows import ENTRIES_AT_A_TIME, Blocks, is_blocks, is_sparse
 from raphson._seed import Seed, as_key
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array  # type: ignore[import-untyped]
 
 Doubles = npt.NDArray[np.float64]
-ROWS_AT_A_TIME = 1 << 22  # entries of a dense embedding that exist at a time
 
 
 def _check_finite(values: npt.NDArray[Any], function: str, name: str) -> None:
@@ -57,7 +56,7 @@ class Embedding:
 
     def _adjoint(self, columns: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
         """out = Sᵀ columns."""
-        step = max(1, ROWS_AT_A_TIME // self._rows)
+        step = max(1, ENTRIES_AT_A_TIME // self._rows)
         for first in range(0, self._cols, step):
             last = min(first + step, self._cols)
             out[first:last] = self._entries(first, last - first).T @ columns
@@ -192,7 +191,7 @@ class Embedding:
 
     def _times_sparse(self, A: Any, w: Doubles | None) -> Any:
         rows, sums = A.tocsr(), np.zeros((self._rows, A.shape[1]))
-        step = max(1, ROWS_AT_A_TIME // self._rows)
+        step = max(1, ENTRIES_AT_A_TIME // self._rows)
         for first in range(0, self._cols, step):
             last = min(first + step, self._cols)
             entries = self._entries(first, last - first)

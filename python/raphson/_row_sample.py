@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from raphson import _core
 from raphson._embedding import Doubles, Embedding
-from raphson._rows import dense_view
+from raphson._rows import ENTRIES_AT_A_TIME, dense_view
 from raphson._seed import Seed
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class RowSample(Embedding):
         kept = s > s.max(initial=0.0) * np.finfo(float).eps * max(30, d)
         basis = vt[kept].T / s[kept]
         scores = np.empty(n)
-        step = max(1, (1 << 22) // max(d, 1))
+        step = max(1, ENTRIES_AT_A_TIME // max(d, 1))
         for first in range(0, n, step):
             scores[first : first + step] = np.square(view[first : first + step] @ basis).sum(axis=1)
         return cls(rows, n, probabilities=scores, replace=replace, seed=seed)

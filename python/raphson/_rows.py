@@ -13,8 +13,9 @@ from raphson import _core
 from raphson._frameworks import like_of
 
 Blocks = Callable[[], Iterable[Any]]
+ENTRIES_AT_A_TIME = 1 << 22  # of a dense matrix that is made piece by piece
 
-__all__ = ["Blocks", "Tall", "compressed", "dense_view", "is_blocks", "is_sparse", "tall"]
+__all__ = ["ENTRIES_AT_A_TIME", "Blocks", "Tall", "compressed", "dense_view", "is_blocks", "is_sparse", "tall"]
 
 
 @dataclass(frozen=True)

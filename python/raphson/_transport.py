@@ -13,6 +13,7 @@ import numpy.typing as npt
 from raphson import _core
 from raphson._frameworks import back, like_of
 from raphson._point_cloud import PointCloud, host
+from raphson._rows import ENTRIES_AT_A_TIME
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
@@ -21,7 +22,6 @@ Doubles = npt.NDArray[np.float64]
 Matrix = npt.NDArray[Any]
 
 DENSE_LIMIT = 4 << 30  # bytes
-ROWS_AT_A_TIME = 1 << 22  # entries of the plan that exist at a time
 HISTORY = np.dtype([("stage", "U12"), ("marginal_error", "f8"), ("seconds", "f8"), ("reg", "f8")])
 MASS_TOLERANCE = {"float64": 1e-9, "float32": 1e-5}  # of equal masses, relative
 
@@ -125,7 +125,7 @@ class Problem:
         with np.errstate(divide="ignore"):
             base = np.where(self.b > 0, g / self.reg + np.log(self.b), -np.inf)
         out = np.empty((len(points), cloud.dim))
-        step = max(1, ROWS_AT_A_TIME // max(len(y), 1))
+        step = max(1, ENTRIES_AT_A_TIME // max(len(y), 1))
         for begin in range(0, len(points), step):
             rows = base - cloud.rows(begin, begin + step, x=points) / self.reg
             rows = np.exp(rows - rows.max(axis=1, keepdims=True))
@@ -159,7 +159,7 @@ class Problem:
     def blocks(self) -> list[tuple[int, int]]:
         """Rows of the plan that exist at a time: begin, end."""
         n, m = self.shape
-        step = max(1, ROWS_AT_A_TIME // max(m, 1))
+        step = max(1, ENTRIES_AT_A_TIME // max(m, 1))
         return [(k, min(k + step, n)) for k in range(0, n, step)]
 
     def cost_rows(self, begin: int, end: int) -> Matrix:

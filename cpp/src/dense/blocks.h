@@ -70,11 +70,11 @@ struct DenseTable {
     // columns from there on the one with the largest entry is swapped there, pivots[r] says which it was. Leaves the rows
     // of the inverse so far, and in `kept` (count×n) each pivot row as it was when it met the others. False where a pivot
     // is 0 or not finite.
-    // `absorb` is the other rows' share (a: rows×n): they meet those kept rows one after the other. count ≤ 8.
-    void (*absorb)(double* a, std::int64_t lda, std::int64_t rows, std::int64_t n, std::int64_t first, std::int64_t count,
-                   const double* kept);
     bool (*eliminate)(double* a, std::int64_t lda, std::int64_t count, std::int64_t n, std::int64_t first,
                       std::int64_t* pivots, double* kept);
+    // The other rows' share (a: rows×n): they meet those kept rows one after the other. count ≤ 8.
+    void (*absorb)(double* a, std::int64_t lda, std::int64_t rows, std::int64_t n, std::int64_t first, std::int64_t count,
+                   const double* kept);
 };
 
 }  // namespace raphson

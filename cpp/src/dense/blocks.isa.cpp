@@ -319,6 +319,6 @@ void norms(int64_t n, const double* x, double* one, double* infinity, double* sq
 extern const DenseTable dense_table;
 const DenseTable dense_table{factor_block,    solve_rows,  solve_columns,     solve_triangle, upper_times,   subtract_many,
                              dot_many,        reflect,     tridiagonal_panel, rotate,         secular_roots, secular_weights,
-                             secular_vectors, blend_transposed, norms,        absorb,         eliminate};
+                             secular_vectors, blend_transposed, norms,        eliminate,      absorb};
 
 RAPHSON_ISA_END

@@ -5,7 +5,6 @@
 
 #include "common/threads.h"
 #include "common/workspace.h"
-#include "raphson/runtime.h"
 #include "deep.h"
 #include "narrow.h"
 #include "panel_kernel.h"

@@ -8,7 +8,6 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "ihvp/window.h"
-#include "raphson/status.h"
 #include "table.h"
 
 namespace raphson {

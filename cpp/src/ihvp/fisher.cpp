@@ -10,7 +10,6 @@
 #include "common/workspace.h"
 #include "ihvp/columns.h"
 #include "dense/dense.h"
-#include "raphson/runtime.h"
 #include "table.h"
 
 namespace raphson {

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -13,7 +12,6 @@
 #include "ihvp/check.h"
 #include "ihvp/columns.h"
 #include "dense/dense.h"
-#include "raphson/runtime.h"
 #include "table.h"
 
 namespace raphson {

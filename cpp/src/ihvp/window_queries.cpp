@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -12,7 +11,6 @@
 #include "ihvp/check.h"
 #include "dense/dense.h"
 #include "ihvp/window.h"
-#include "raphson/runtime.h"
 #include "table.h"
 
 namespace raphson {

@@ -1,6 +1,5 @@
 #include "raphson/kkt.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <stdexcept>

@@ -9,12 +9,6 @@
 namespace raphson {
 namespace {
 
-std::string shape_text(const BatchRef& x) {
-    std::string text = "(";
-    for (int i = 0; i < x.ndim; ++i) text += (i == 0 ? "" : ", ") + std::to_string(x.shape[i]);
-    return text + (x.ndim == 1 ? ",)" : ")");
-}
-
 void check_matrices(const std::string& function, const BatchRef& x) {
     if (x.ndim < 2) {
         throw std::invalid_argument(function + ": x must have at least 2 axes (..., m, n), got shape " + shape_text(x));

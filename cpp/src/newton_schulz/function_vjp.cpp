@@ -205,11 +205,6 @@ const char* derivative_name(MatrixFunction function) {
                                                  : "inverse_root_vjp";
 }
 
-template <class T>
-BatchRef erase_or_null(const TensorView<T>& view) {
-    return view.data == nullptr ? BatchRef{} : erase(view);
-}
-
 void checked(MatrixFunction function, const DerivativeItem& item) {
     check_derivative(function, item);
     derivative(function, item);
@@ -219,11 +214,6 @@ void checked(MatrixFunction function, const DerivativeItem& item) {
 
 void check_derivative(MatrixFunction function, const DerivativeItem& item) {
     const std::string name = derivative_name(function);
-    const auto shape_text = [](const BatchRef& x) {
-        std::string text = "(";
-        for (int i = 0; i < x.ndim; ++i) text += (i == 0 ? "" : ", ") + std::to_string(x.shape[i]);
-        return text + (x.ndim == 1 ? ",)" : ")");
-    };
     const bool polar = function == MatrixFunction::polar;
     const char* const first = polar ? "unitary" : "value";
     const BatchRef& value = item.value;

@@ -248,11 +248,6 @@ void evaluate(MatrixFunction function, int64_t p, const FunctionItem* items, std
 
 void check_function(MatrixFunction function, const FunctionItem& item, int64_t p, const MatrixFunctionOptions& options) {
     const std::string name = name_of(function);
-    const auto shape_text = [](const BatchRef& x) {
-        std::string text = "(";
-        for (int i = 0; i < x.ndim; ++i) text += (i == 0 ? "" : ", ") + std::to_string(x.shape[i]);
-        return text + (x.ndim == 1 ? ",)" : ")");
-    };
     const bool polar = function == MatrixFunction::polar;
     if (item.a.ndim < 2) {
         throw std::invalid_argument(name + (polar ? ": x must have at least 2 axes (..., m, n), got shape "
@@ -290,11 +285,6 @@ void check_function(MatrixFunction function, const FunctionItem& item, int64_t p
 }
 
 namespace {
-
-template <class T>
-BatchRef erase_or_null(const TensorView<T>& view) {
-    return view.data == nullptr ? BatchRef{} : erase(view);
-}
 
 template <class T>
 void call_one(MatrixFunction function, int64_t p, TensorView<const T> a, TensorView<T> value, TensorView<T> second,

@@ -10,8 +10,6 @@
 #include "newton_schulz/batch.h"
 #include "newton_schulz/iterate.h"
 #include "newton_schulz/orthogonalize.h"
-#include "raphson/runtime.h"
-#include "raphson/status.h"
 #include "table.h"
 
 namespace raphson {

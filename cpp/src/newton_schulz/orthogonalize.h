@@ -35,7 +35,18 @@ BatchRef erase(const TensorView<T>& view) {
     return {const_cast<V*>(view.data), dtype_of<V>(), view.ndim, view.shape.data(), view.strides.data()};
 }
 
-// For messages: nothing where there is but one.
+template <class T>
+BatchRef erase_or_null(const TensorView<T>& view) {
+    return view.data == nullptr ? BatchRef{} : erase(view);
+}
+
+// For messages: as Python writes a shape, …
+inline std::string shape_text(const BatchRef& x) {
+    std::string text = "(";
+    for (int i = 0; i < x.ndim; ++i) text += (i == 0 ? "" : ", ") + std::to_string(x.shape[i]);
+    return text + (x.ndim == 1 ? ",)" : ")");
+}
+// … and nothing where there is but one matrix.
 inline std::string which_matrix(std::int64_t index, std::int64_t count) {
     return count > 1 ? " (matrix " + std::to_string(index) + " of the batch)" : "";
 }

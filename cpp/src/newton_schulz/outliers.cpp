@@ -12,7 +12,6 @@
 #include "common/workspace.h"
 #include "newton_schulz/device_functions.h"
 #include "raphson/runtime.h"
-#include "raphson/status.h"
 #include "table.h"
 
 namespace raphson {

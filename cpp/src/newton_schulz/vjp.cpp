@@ -8,7 +8,6 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "raphson/runtime.h"
-#include "raphson/status.h"
 #include "table.h"
 
 namespace raphson {

@@ -268,7 +268,7 @@ void Solver::normal(const double* q, double* w) {
 // recurrence predicts; what is returned is measured.
 bool Solver::near_enough(bool first, double step, const std::vector<double>& rest, int iteration, const double* x, double r_norm) const {
     if (first && triangle_.scale.empty()) return step <= 10 * triangle_.step_floor(x, r_norm);
-    if (!triangle_.scale.empty() ? false : iteration % 2 != 0) return false;
+    if (triangle_.scale.empty() && iteration % 2 != 0) return false;  // every second step: the estimate costs one
     std::vector<double> z(static_cast<std::size_t>(n_));
     triangle_.from_y(rest, z.data());
     return triangle_.backward_error(z, x, r_norm) <= 0.25 * tol_;
