@@ -19,7 +19,7 @@ using std::int64_t;
 
 constexpr int64_t columns_at_once = 256;  // of a Gaussian, in cache while they are multiplied
 constexpr int64_t rows_a_task = 256;
-constexpr int64_t fewest_tasks = 4;
+constexpr int64_t signs_a_task = 1 << 16, fewest_tasks = 4;
 
 template <class T>
 void check(const char* name, int64_t cols, const TensorView<T>& a, int64_t first) {
@@ -103,9 +103,10 @@ SRHT::SRHT(int64_t rows, int64_t cols, std::uint64_t seed) : rows_(rows), cols_(
 
 void SRHT::signs(int64_t first, int64_t n, double* out) const {
     const PhiloxKey key = PhiloxKey::from_seed(seed_);
+    PhiloxBlock block{};
     for (int64_t i = 0; i < n; ++i) {
         const auto at = static_cast<std::uint64_t>(first + i);
-        const PhiloxBlock block = philox_at(at >> 7, 0, srht_sign_stream, key);  // 128 signs a block
+        if (i == 0 || (at & 127) == 0) block = philox_at(at >> 7, 0, srht_sign_stream, key);  // 128 signs a block
         out[i] = (block[at >> 5 & 3] >> (at & 31) & 1) != 0 ? -1.0 : 1.0;
     }
 }
@@ -130,9 +131,13 @@ void SRHT::add(TensorView<const T> a, int64_t first, const double* weights, doub
     const int64_t n = a.shape[0], d = a.shape[1], groups = (d + hadamard_columns - 1) / hadamard_columns;
     if (n == 0 || d == 0) return;
     std::vector<double> factor(static_cast<std::size_t>(n));
-    signs(first, n, factor.data());
     const double scale = 1 / std::sqrt(static_cast<double>(rows_));
-    for (int64_t i = 0; i < n; ++i) factor[i] *= weights != nullptr ? scale * weights[i] : scale;
+    parallel_for((n + signs_a_task - 1) / signs_a_task, [&](int64_t task) {
+        const int64_t begin = task * signs_a_task, end = std::min(begin + signs_a_task, n);
+        signs(first + begin, end - begin, factor.data() + begin);
+        for (int64_t i = begin; i < end; ++i) factor[i] *= weights != nullptr ? scale * weights[i] : scale;
+    });
+    throw_if_cancelled();
     const int64_t chunks = (first + n - 1) / chunk_ - first / chunk_ + 1, size = rows_ * hadamard_columns;
     const int64_t parts = std::min((fewest_tasks + groups - 1) / groups, chunks);
     Workspace shared;
