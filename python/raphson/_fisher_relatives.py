@@ -129,8 +129,8 @@ def rank_one_inverse_update(inv: ArrayT, v: Any, *, decay: float = 0.95, mode: s
     formula for the moving average has another sign; this one is Sherman and Morrison's.
 
     On CUDA, v and out are arrays of inv's library and device. The call waits for one number, 1 + vᵀPv, to refuse what
-    is not positive before anything is written. Nothing is scanned there: NaN or Inf makes NaN of the whole result, or
-    is refused where it makes that number −Inf.
+    is not positive before anything is written. Nothing is scanned there: NaN or Inf, or a number that overflows,
+    makes NaN of the whole result, or is refused where it makes that number −Inf.
     """
     name = "rank_one_inverse_update"
     if not 0 < decay < 1:

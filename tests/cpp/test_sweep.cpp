@@ -146,6 +146,16 @@ TEST_CASE("sweep: a whole matrix, and weighted Gram matrices with a border") {
         }
         for (std::size_t j = 0; j < gram.size(); ++j) REQUIRE(gram[j] == doctest::Approx(truth[j]).epsilon(1e-9).scale(100));
         for (int64_t j = 0; j < p; ++j) REQUIRE(diagonal[j] == doctest::Approx(truth[j * p + j]).epsilon(1e-9).scale(100));
+
+        RowSource parts = source;  // the same by blocks
+        parts.whole = nullptr;
+        parts.visit = [&](const RowSource::Body& body) {
+            for (const int64_t first : {0, 3000, 3001}) body(block.part(first, (first == 0 ? 3000 : first == 3000 ? 3001 : n) - first), first);
+        };
+        weighted_gram(parts, w.data(), 1, gram.data());
+        weighted_squares(parts, w.data(), 1, diagonal.data());
+        for (std::size_t j = 0; j < gram.size(); ++j) REQUIRE(gram[j] == doctest::Approx(truth[j]).epsilon(1e-9).scale(100));
+        for (int64_t j = 0; j < p; ++j) REQUIRE(diagonal[j] == doctest::Approx(truth[j * p + j]).epsilon(1e-9).scale(100));
     }
 }
 
