@@ -22,5 +22,6 @@ void bind_newton(pybind11::module_& m);
 void bind_minimize(pybind11::module_& m);
 void bind_rows(pybind11::module_& m);
 void bind_rows_cuda(pybind11::module_& m);
+void bind_xla(pybind11::module_& m);
 
 }  // namespace raphson::bindings

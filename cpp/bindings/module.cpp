@@ -22,4 +22,5 @@ PYBIND11_MODULE(_core, m) {
     raphson::bindings::bind_sketch_cuda(m);
     raphson::bindings::bind_newton(m);
     raphson::bindings::bind_minimize(m);
+    raphson::bindings::bind_xla(m);
 }

@@ -14,7 +14,7 @@ from raphson._results import warn_not_converged
 from raphson._rows import tall
 from raphson._seed import Seed, as_key
 
-__all__ = ["LstsqResult", "lstsq"]
+__all__ = ["LstsqResult", "lstsq", "solve"]
 
 _METHODS = {"auto": 0, "direct": 1, "sketch": 2, "fossils": 3, "cg": 4}
 _LEVEL = {"float64": 1e-15, "float32": 1e-6}
@@ -139,6 +139,15 @@ def lstsq(
 
     Sources: Epperly, Meier and Nakatsukasa 2024 (SPIR, FOSSILS); Karlson and Waldén 1997 (backward error).
     """
+    result = solve(A, b, ridge, rcond, method, tol, seed)
+    if not result.converged:
+        hint = _HINTS.get(result.status, "Try method='direct', a ridge, or a larger rcond.")
+        warn_not_converged("lstsq", result.status, result.backward_error, result.tol, hint)
+    return result
+
+
+def solve(A: Any, b: Any, ridge: float, rcond: float | None, method: str, tol: float | None, seed: Seed) -> LstsqResult:
+    """:func:`lstsq` without a warning."""
     function = "lstsq"
     require_one_framework(function, "A", A, beside_cuda=True, b=b)
     on_device = _core._is_cuda(A)
@@ -166,7 +175,7 @@ def lstsq(
     found = _core.lstsq(matrix.core, right, matrix.dtype == "float32", penalty, cut, _METHODS[method], level, key)
     x = found["x"] if len(shape) == 2 else found["x"][:, 0]
     norms = found["residual_norm"]
-    result = LstsqResult(
+    return LstsqResult(
         x=back(np.ascontiguousarray(x), matrix.like, matrix.dtype),
         residual_norm=back(norms if len(shape) == 2 else float(norms[0]), matrix.like),
         backward_error=float(found["backward_error"].max(initial=0.0)),
@@ -179,7 +188,3 @@ def lstsq(
         method=found["method"],
         tol=level,
     )
-    if not result.converged:
-        hint = _HINTS.get(result.status, "Try method='direct', a ridge, or a larger rcond.")
-        warn_not_converged(function, result.status, result.backward_error, level, hint)
-    return result

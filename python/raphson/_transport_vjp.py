@@ -25,7 +25,7 @@ from raphson._results import warn_not_converged
 if TYPE_CHECKING:
     from raphson._transport import Doubles, Problem, TransportResult
 
-__all__ = ["PlanWeights", "vjp"]
+__all__ = ["PlanWeights", "gradients", "vjp"]
 
 # Of the linear system, unless the transport's is larger. It usually reaches 1e-14; products with a float32 cost on a
 # device are float32.
@@ -132,6 +132,18 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
     and system are the device's, without blocks of rows; n + m numbers, and gradients of points, come by way of the
     host.
     """
+    gradient, residual = gradients(result, plan_bar, cost_bar, objective_bar)
+    level = max(SYSTEM_TOLERANCE[result._need("vjp").dtype], result.tol)
+    if not residual <= level:
+        hint = "Converge the potentials first: the derivative is that of a solution."
+        warn_not_converged("TransportResult.vjp", "stalled", residual, level, hint, stacklevel=4)
+    return gradient
+
+
+def gradients(
+    result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: Any
+) -> tuple[dict[str, Any], float]:
+    """:func:`vjp` without a warning, and the linear system's residual."""
     problem = result._need("vjp")
     core, f, g, reg = problem.core(), result._f, result._g, result.reg
     n, m = problem.shape
@@ -143,14 +155,10 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
     implicit = plan_bar is not None or cost_weight != 0
     a, b = core.weights(False), core.weights(True)
     weights = problem.plan_weights(cost_weight, plan_bar)
-    alpha, beta, adjoints = np.zeros(n), np.zeros(m), None
+    alpha, beta, adjoints, residual = np.zeros(n), np.zeros(m), None, 0.0
     if implicit:
         right, below = weights.sums(f, g)
         alpha, beta, residual = core.hessian(f, g, right, below)
-        level = max(SYSTEM_TOLERANCE[problem.dtype], result.tol)
-        if not residual <= level:
-            hint = "Converge the potentials first: the derivative is that of a solution."
-            warn_not_converged("TransportResult.vjp", "stalled", residual, level, hint, stacklevel=4)
         adjoints = alpha, beta
 
     rows, columns = (
@@ -172,4 +180,4 @@ def vjp(result: TransportResult, plan_bar: Any, cost_bar: Any, objective_bar: An
         out[used] += objective_weight * (direct + reg * (other.sum() - ratio))
         gradient[name] = back(out, result._like, problem.dtype)
     gradient.update(weights.gradient(f, g, cost_weight + objective_weight, adjoints, result._like))
-    return gradient
+    return gradient, residual
