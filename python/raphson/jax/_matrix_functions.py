@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -139,8 +138,7 @@ def polar(x: Any, *, tol: float | None = None, max_steps: int = 100, errors: str
     if not traced(array):
         found = newton_schulz.polar(array, **settings)
         return PolarResult(unitary=found.unitary, hermitian=found.hermitian, **_measured(found, "orthogonality"))
-    _look_at("polar", settings, lambda one: newton_schulz.polar(one, **settings))
-    (unitary, hermitian), certificate = _evaluate(array, dump(function="polar", p=1, **settings))
+    (unitary, hermitian), certificate = _evaluate(array, _text("polar", settings, 1))
     return PolarResult(unitary=unitary, hermitian=hermitian, **certificate)
 
 
@@ -233,9 +231,7 @@ def _function(function: str, a: Any, settings: dict[str, Any], *p: int, **ridges
         if function == "sqrt" and second is None:
             second = jnp.full_like(array, jnp.nan)
         return MatrixResult(value=found.value, inverse_sqrt=second, **_measured(found))
-    _look_at(function, settings, lambda one: work(one, *p, **ridges, **settings))
-    named = {"p": p[0] if p else 1, **ridges}
-    (value, *second), certificate = _evaluate(array, dump(function=function, **named, **settings))
+    (value, *second), certificate = _evaluate(array, _text(function, settings, p[0] if p else 1, **ridges))
     certificate.pop("orthogonality")
     return MatrixResult(value=value, inverse_sqrt=second[0] if second else None, **certificate)
 
@@ -251,11 +247,23 @@ def _measured(found: Any, *more: str) -> dict[str, Any]:
     }
 
 
-def _look_at(function: str, settings: dict[str, Any], work: Callable[[Any], Any]) -> None:
-    """Mistakes in the settings, found before a program is compiled with them."""
-    if settings["errors"] == "raise":
+def _text(function: str, settings: dict[str, Any], p: int, ridge: float = 0.0, relative_ridge: float = 0.0) -> str:
+    """Settings of a program; mistakes in them are found before it is compiled."""
+    errors = settings["errors"]
+    if errors not in (None, "raise", "status"):
+        raise ValueError(f"{function}: errors must be None, 'raise' or 'status', got {errors!r}")
+    if errors == "raise":
         raise ValueError(f"{function}: errors='raise' needs concrete arrays; inside of transformations see the status")
-    work(np.eye(1))
+    named = {"p": p, "ridge": ridge, "relative_ridge": relative_ridge}
+    _run(function, np.eye(1), {**named, **settings})
+    return dump(function=function, **named, **settings)
+
+
+def _run(function: str, a: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the array function finds, without its warning."""
+    names = ("p", "tol", "max_steps", "ridge", "relative_ridge")
+    (found,) = _core.matrix_function(function, [a], *(settings[name] for name in names))
+    return found
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -307,15 +315,7 @@ def _serve(settings: dict[str, Any], inputs: Arrays, outputs: Arrays) -> None:
         a = a.copy()
         a[bad] = np.eye(*a.shape[-2:])
     values, certificate = outputs[:-6], outputs[-6:]
-    (found,) = _core.matrix_function(
-        settings["function"],
-        [a],
-        settings["p"],
-        settings["tol"],
-        settings["max_steps"],
-        settings.get("ridge", 0.0),
-        settings.get("relative_ridge", 0.0),
-    )
+    found = _run(settings["function"], a, settings)
     status = np.where(bad, BREAKDOWN, found["status"])
     for out, name in zip(values, ("value", "second"), strict=False):
         out[...] = found[name] if found[name] is not None else np.nan
@@ -350,7 +350,7 @@ def _serve_vjp(settings: dict[str, Any], inputs: Arrays, outputs: Arrays) -> Non
             value_bar,
             second_bar,
             settings["p"],
-            settings.get("relative_ridge", 0.0),
+            settings["relative_ridge"],
         )
 
     try:
