@@ -72,12 +72,12 @@ xla::Code code_of(const py::error_already_set& error) {
 }
 
 // What XLA asks of a handler before it runs one. The call frame is the same in all versions 0.x, so the answer is the
-// runtime's own version; another major number is refused by XLA.
+// runtime's own version (of old runtimes, which do not tell, the oldest); another major number is refused by XLA.
 void tell_version(const xla::CallFrame& frame) {
     xla::Metadata& metadata = *reinterpret_cast<xla::MetadataExtension*>(frame.extensions)->metadata;
-    const xla::Version& theirs = frame.api->version;
+    const bool told = frame.api != nullptr && frame.api->version.major == xla::major_version;
     metadata.version.major = xla::major_version;
-    metadata.version.minor = theirs.major == xla::major_version ? theirs.minor : xla::oldest_minor_version;
+    metadata.version.minor = told ? frame.api->version.minor : xla::oldest_minor_version;
     metadata.traits = 0;
 }
 

@@ -30,6 +30,7 @@ def numbers(rng, scale=1.0):
         {},
         {"momentum": 0.8, "nesterov": False, "weight_decay": 0.0},
         {"variant": "turbo", "precision": "float32"},
+        {"variant": "turbo", "schedule": "muon"},
         {"variant": "root"},
         {"variant": "auon"},
         {"schedule": "cans", "adjust_lr_fn": "match_rms_adamw", "precision": None},
@@ -124,6 +125,16 @@ def test_in_a_chain_with_a_schedule(jax, rj, optax, rng):
     two = optax.multi_transform({"m": rj.muon(), "a": optax.adam(1e-3)}, {"w": "m", "b": "a"})
     changes, _ = two.update(params, two.init(params), params)
     assert changes["b"].shape == (4,)
+
+
+def test_the_rate_may_depend_on_the_step(jax, rj, rng):
+    x = rng.standard_normal((3, 4)).astype(np.float32)
+    transform = rj.muon(lambda count: 1.0 / (1 + count), weight_decay=0.0, momentum=0.0)
+    state, sizes = transform.init(x), []
+    for _ in range(3):
+        change, state = jax.jit(transform.update)(x, state)
+        sizes.append(float(np.abs(change).max()))
+    assert np.allclose(sizes, sizes[0] / np.arange(1, 4), rtol=1e-6)
 
 
 def test_nan_stays_with_its_parameter(jax, rj, rng):

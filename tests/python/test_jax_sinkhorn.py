@@ -152,6 +152,8 @@ def test_without_64_bits_the_error_is_that_of_what_is_returned(jax, rj, rng):
         assert error > 1e-5  # single precision potentials beside a small reg cannot do better
         assert rj.STATUSES[int(got.status)] == "precision_floor"
         assert not bool(got.converged)
+    relaxed = jax.jit(lambda c: rj.sinkhorn(None, None, c, 0.5, unbalanced=0.3).marginal_error)(cost / 100)
+    assert relaxed < 1e-5  # of the relaxed marginals, not of the given ones
 
 
 def test_what_would_be_refused_has_a_status_inside(jax, rj, x64, problem):

@@ -240,7 +240,7 @@ def _serve(settings: dict[str, Any], inputs: Arrays, outputs: Arrays) -> None:
             x = newton_schulz.soft_clip(x, quantile=CLIPPED_ABOVE)[0] if variant == "root" else x
             padded = _padded(x, eps, keywords)
             given.append(x if padded is None else padded)
-            targets.append(out if padded is None else np.empty_like(padded))
+            targets.append(out if padded is None else padded)
             places.append(out)
     newton_schulz.orthogonalize_many(given, **keywords, check_finite=False, out=targets)
     for target, out in zip(targets, places, strict=True):
