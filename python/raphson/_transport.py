@@ -242,6 +242,7 @@ class TransportResult:
         used_a, used_b = a > 0, b > 0
         reg, (rho_a, rho_b) = problem.reg, problem.rho
         mass, product = float(rows.sum()), float(a.sum() * b.sum())
+        cost = found["cost"] if math.isfinite(mass) else math.nan  # its sum passes over entries that are NaN
         # reg·KL(P | a⊗b) = ⟨P, f⊕g − C⟩ + reg·(Σa·Σb − ΣP), by the form of P
         primal = float(rows[used_a] @ f[used_a] + columns[used_b] @ g[used_b]) + reg * (product - mass)
         dual = reg * (product - mass)
@@ -264,7 +265,7 @@ class TransportResult:
             iterations=found["iterations"],
             newton_iterations=found["newton_iterations"],
             cg_iterations=found["cg_iterations"],
-            cost=back(found["cost"], like),
+            cost=back(cost, like),
             objective=back(primal, like),
             dual_objective=back(dual, like),
             duality_gap=back(primal - dual, like),

@@ -165,6 +165,8 @@ def test_nan_unchecked_is_not_silent():
     with pytest.warns(raphson.ConvergenceWarning):
         result = sinkhorn(A, B, cost, 1.0, check_finite=False)
     assert not result.converged
+    for name in ("cost", "objective", "dual_objective", "duality_gap", "marginal_error"):
+        assert np.isnan(getattr(result, name)), name
 
 
 def test_one_warning_points_here():
