@@ -11,10 +11,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 import raphson
+from raphson.torch._opaque import opaque
 
 __all__ = ["lstsq"]
 
 
+@opaque
 def lstsq(A: Tensor, b: Tensor, *, ridge: float = 0.0, **options: Any) -> raphson.sketch.LstsqResult:
     """:func:`raphson.lstsq` whose ``x`` is differentiable in A and b.
 

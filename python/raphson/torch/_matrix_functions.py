@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from raphson import newton_schulz
+from raphson.torch._opaque import opaque
 
 __all__ = ["inverse", "inverse_root", "polar", "sqrt"]
 
@@ -101,6 +102,7 @@ def _apply(function: Any, *arguments: Any) -> Any:
     return function.apply(*arguments)
 
 
+@opaque
 def polar(
     x: Tensor, *, tol: float | None = None, max_steps: int = 100, errors: str | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -132,6 +134,7 @@ def polar(
     return factors
 
 
+@opaque
 def sqrt(a: Tensor, *, tol: float | None = None, max_steps: int = 100, errors: str | None = None) -> Tensor:
     """:func:`raphson.newton_schulz.sqrt` for torch tensors, differentiable in a: the root alone.
 
@@ -159,6 +162,7 @@ def sqrt(a: Tensor, *, tol: float | None = None, max_steps: int = 100, errors: s
     return value
 
 
+@opaque
 def inverse(a: Tensor, *, tol: float | None = None, max_steps: int = 100, errors: str | None = None) -> Tensor:
     """:func:`raphson.newton_schulz.inverse` for torch tensors, differentiable in a.
 
@@ -182,6 +186,7 @@ def inverse(a: Tensor, *, tol: float | None = None, max_steps: int = 100, errors
     return value
 
 
+@opaque
 def inverse_root(
     a: Tensor,
     p: int,

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from raphson.ihvp import GradientWindow
+from raphson.torch._opaque import opaque
 
 __all__ = ["MFAC"]
 
@@ -148,6 +149,7 @@ class MFAC(Optimizer):
     def step(self, closure: None = None) -> None: ...
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
+    @opaque
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Stores the gradients, and moves every parameter that has one.

@@ -14,6 +14,7 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from raphson import newton_schulz
+from raphson.torch._opaque import opaque
 
 __all__ = ["Muon"]
 
@@ -207,6 +208,7 @@ class Muon(Optimizer):
     def step(self, closure: None = None) -> None: ...
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
+    @opaque
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Updates every parameter that has a gradient.

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from raphson import newton_schulz
+from raphson.torch._opaque import opaque
 
 __all__ = ["orthogonalize"]
 
@@ -78,6 +79,7 @@ def _pull_back(x: Tensor, cotangent: Tensor, settings: Settings) -> Tensor:
     return result
 
 
+@opaque
 def orthogonalize(
     x: Tensor,
     *,

@@ -11,6 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from raphson import ot
+from raphson.torch._opaque import opaque
 
 __all__ = ["PointCloud", "TransportResult", "sinkhorn"]
 
@@ -44,6 +45,7 @@ class TransportResult(ot.TransportResult):
     _inputs: tuple[Tensor | None, ...] = field(repr=False, default=())
 
     @property
+    @opaque
     def plan(self) -> Tensor:
         """P, dense (n, m), in the cost's dtype, built on first use."""
         assert self._plain is not None
@@ -73,6 +75,7 @@ def _identity(result: ot.TransportResult) -> ot.TransportResult:
     return result
 
 
+@opaque
 def sinkhorn(
     a: Tensor | None, b: Tensor | None, cost: Tensor | PointCloud | ot.PointCloud, reg: float, **options: Any
 ) -> TransportResult:
