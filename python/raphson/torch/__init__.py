@@ -1,8 +1,8 @@
 """raphson inside PyTorch: differentiable :func:`orthogonalize`, :func:`polar`, :func:`sqrt`, :func:`inverse`,
 :func:`inverse_root`, :func:`sinkhorn` and :func:`lstsq`, and the optimizers :class:`Muon` and :class:`MFAC`.
 
-Importing this package imports torch; ``import raphson`` alone never does. ``torch.compile`` calls all of them as they are,
-between its graphs; of the array functions, with tensors, ask that by ``torch.compiler.disable``.
+Importing this package imports torch; ``import raphson`` alone never does. ``torch.compile`` calls all of them as they
+are, between its graphs; of the array functions, with tensors, ask that by ``torch.compiler.disable``.
 """
 
 from raphson.torch._lstsq import lstsq
