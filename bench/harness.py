@@ -7,6 +7,7 @@ ratio is the median of the ratios within rounds, so that a machine that slows do
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -244,6 +245,47 @@ def line(row: Row) -> str:
         f"{row.peer_ms:>9.3f} {row.ratio:>5.2f}× {reach:>6} {row.floor_fraction:>9.2f} {row.deviation:>10.1e}"
         f"{'' if row.agrees else ' !'}{'' if row.steady else ' ~'}"
     )
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A case for one peer, and what is expected of it."""
+
+    case: dict[str, Any]
+    flops: float
+    tolerance: float
+    reach: float | None = None
+
+
+def tables(module: str, peer: str, contests: Sequence[Contest], arguments: argparse.Namespace, effort: Effort) -> int:
+    """One table for each number in ``arguments.threads``, printed and written to ``arguments.json``; exit status."""
+    facts = machine()
+    rows: list[Row] = []
+    for threads in (int(t) for t in arguments.threads.split(",")):
+        if threads > facts["cpus"]:
+            print(f"{threads} threads: skipped, {facts['cpus']} CPUs here")
+            continue
+        with field(threads, ["ours", peer]) as contenders:
+            if "versions" not in facts:
+                facts.update(contenders.facts())
+                versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
+                print(f"{facts['cpu']}, {facts['cpus']} CPUs; raphson {facts['raphson']['isa']}; {versions}")
+                print(HEADER, flush=True)
+            for contest in contests:
+                for row in contenders.race(
+                    module,
+                    {**contest.case, "threads": threads},
+                    peers=[peer],
+                    flops=contest.flops,
+                    tolerance=contest.tolerance,
+                    reach={} if contest.reach is None else {peer: contest.reach},
+                    effort=effort,
+                ):
+                    rows.append(row)
+                    print(line(row), flush=True)
+    if arguments.json:
+        write_json(arguments.json, facts, rows)
+    return 0 if all(row.agrees for row in rows) else 1
 
 
 def write_json(path: str, facts: dict[str, Any], rows: Sequence[Row]) -> None:

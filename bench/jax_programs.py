@@ -103,29 +103,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     effort = harness.QUICK if arguments.quick else harness.Effort(rounds=5, row_seconds=60.0)
-    facts = harness.machine()
-    rows: list[harness.Row] = []
-    for threads in (int(t) for t in arguments.threads.split(",")):
-        with harness.field(threads, ["ours", "jax"]) as field:
-            if "versions" not in facts:
-                facts.update(field.facts())
-                print(f"{facts['cpu']}, {facts['cpus']} CPUs; raphson {facts['raphson']['isa']}")
-                print(harness.HEADER, flush=True)
-            for case in QUICK if arguments.quick else CASES:
-                for row in field.race(
-                    "bench.jax_programs",
-                    {**case, "threads": threads},
-                    peers=["jax"],
-                    flops=flops(case),
-                    tolerance=TOLERANCE[case["dtype"]],
-                    reach={},
-                    effort=effort,
-                ):
-                    rows.append(row)
-                    print(harness.line(row), flush=True)
-    if arguments.json:
-        harness.write_json(arguments.json, facts, rows)
-    return 0 if all(row.agrees for row in rows) else 1
+    contests = [
+        harness.Contest(case, flops(case), TOLERANCE[case["dtype"]]) for case in (QUICK if arguments.quick else CASES)
+    ]
+    return harness.tables("bench.jax_programs", "jax", contests, arguments, effort)
 
 
 def main() -> int:

@@ -96,34 +96,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     layers, width = (2, 256) if arguments.quick else (arguments.layers, arguments.width)
     effort = harness.QUICK if arguments.quick else harness.Effort(rounds=5, row_seconds=60.0)
-    facts = harness.machine()
-    rows: list[harness.Row] = []
-    for threads in (int(t) for t in arguments.threads.split(",")):
-        if threads > facts["cpus"]:
-            print(f"{threads} threads: skipped, {facts['cpus']} CPUs here")
-            continue
-        with harness.field(threads, ["ours", "torch"]) as field:
-            if "versions" not in facts:
-                facts.update(field.facts())
-                versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
-                print(f"{facts['cpu']}, {facts['cpus']} CPUs; raphson {facts['raphson']['isa']}; {versions}")
-                print(harness.HEADER, flush=True)
-            for dtype in ("bfloat16", "float32"):  # in this order: the float32 row changes torch's process
-                case = {"what": "Muon.step", "shape": [layers, width], "dtype": dtype}
-                for row in field.race(
-                    "bench.muon",
-                    case,
-                    peers=["torch"],
-                    flops=flops(layers, width),
-                    tolerance=TOLERANCE[dtype],
-                    reach={"torch": REACH[dtype]},
-                    effort=effort,
-                ):
-                    rows.append(row)
-                    print(harness.line(row), flush=True)
-    if arguments.json:
-        harness.write_json(arguments.json, facts, rows)
-    return 0 if all(row.agrees for row in rows) else 1
+    contests = [
+        harness.Contest(
+            {"what": "Muon.step", "shape": [layers, width], "dtype": dtype},
+            flops(layers, width),
+            TOLERANCE[dtype],
+            REACH[dtype],
+        )
+        for dtype in ("bfloat16", "float32")  # in this order: the float32 row changes torch's process
+    ]
+    return harness.tables("bench.muon", "torch", contests, arguments, effort)
 
 
 def main() -> int:

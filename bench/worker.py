@@ -88,7 +88,7 @@ class Worker:
         import raphson
 
         versions = {"python": sys.version.split()[0]}
-        for package in ("numpy", "torch"):
+        for package in ("numpy", "torch", "jax"):
             try:
                 versions[package] = importlib.metadata.version(package)
             except importlib.metadata.PackageNotFoundError:
