@@ -26,13 +26,16 @@ class ConvergenceWarning(UserWarning):
     """A solver stopped before its residual reached the tolerance; given once a call."""
 
 
-_category: ContextVar[type[ConvergenceWarning]] = ContextVar("category", default=ConvergenceWarning)
+_category: ContextVar[tuple[type[ConvergenceWarning], int]] = ContextVar("category", default=(ConvergenceWarning, 0))
 
 
 @contextmanager
-def warnings_as(category: type[ConvergenceWarning]) -> Iterator[None]:
-    """What solvers warn with meanwhile, in this thread: a subclass that the filters of another library know, too."""
-    token = _category.set(category)
+def warnings_as(category: type[ConvergenceWarning], above: int) -> Iterator[None]:
+    """What solvers warn with meanwhile, in this thread: a subclass that the filters of another library know, too.
+
+    ``above``: so many calls lie between the solver's caller and the user.
+    """
+    token = _category.set((category, above))
     try:
         yield
     finally:
@@ -58,7 +61,8 @@ def warn_not_converged(
     if status not in STATUSES:
         raise ValueError(f"unknown status {status!r}")
     message = f"{function} did not converge ({status}): residual {residual:.3g}, tolerance {tol:.3g}. {hint}"
-    warnings.warn(message, _category.get(), stacklevel=stacklevel)
+    category, above = _category.get()
+    warnings.warn(message, category, stacklevel=stacklevel + above)
 
 
 class Progress:

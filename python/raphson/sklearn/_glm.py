@@ -32,7 +32,7 @@ class _GlmEstimator(LinearEstimator):
     result_: GlmResult
 
     def _fit(self, X: Any, y: Any, weight: Doubles | None, family: str, ridge: float, outputs: int) -> GlmResult:
-        with warnings_as(ConvergenceWarning):
+        with warnings_as(ConvergenceWarning, above=2):
             found = fit_glm(
                 X,
                 y,

@@ -52,7 +52,7 @@ class _LeastSquares(MultiOutputMixin, RegressorMixin, LinearEstimator):
             else:
                 A, b, x_mean, y_mean = reduced
                 b, ridge = b[:, mine], penalty
-            with warnings_as(ConvergenceWarning):
+            with warnings_as(ConvergenceWarning, above=2):
                 shaped = b if np.ndim(y) == 2 else np.ascontiguousarray(b[:, 0])
                 result = lstsq(A, shaped, ridge=ridge, method=method, tol=self.tol, seed=seed)
             results.append(result)
