@@ -132,7 +132,9 @@ def test_warm_start():
             first = model.coef_.copy()
             assert np.all(model.fit(X, labels).n_iter_ == 0)
             np.testing.assert_array_equal(model.coef_, first)
-            other = clone(model).set_params(warm_start=False).fit(X[:, :30], labels)
+            other = clone(model).set_params(warm_start=False).fit(X, labels)
+            assert np.all(other.fit(X, labels).n_iter_ > 1)
+            other.fit(X[:, :30], labels)
             np.testing.assert_array_equal(model.fit(X[:, :30], labels).coef_, other.coef_)  # of another shape: from 0
     model = LogisticRegression(warm_start=True).fit(X, y)
     np.testing.assert_array_equal(model.fit(X, y > 4).coef_, LogisticRegression().fit(X, y > 4).coef_)
@@ -270,6 +272,17 @@ def test_constant_and_collinear_columns(rng):
         np.testing.assert_allclose(model.coef_ * unit, coef, atol=1e-8)
     far = LinearRegression().fit(X[:5] + 1e6, y[:5])  # wide when centred, with rows that are large
     np.testing.assert_allclose(far.predict(X[:5] + 1e6), y[:5], atol=1e-6)
+
+
+def test_a_row_of_no_weight_costs_no_digits(rng):
+    X, y = rng.standard_normal((30, 4)), rng.standard_normal(30)
+    outlier = np.vstack([np.full(4, 1e12), X]), np.append(1e15, y), np.append(0.0, np.ones(30))
+    for intercept in (True, False):
+        for kind in (LinearRegression, Ridge):
+            model = kind(fit_intercept=intercept).fit(*outlier)
+            expected = kind(fit_intercept=intercept).fit(X, y)
+            np.testing.assert_allclose(model.coef_, expected.coef_, atol=1e-12)
+            assert model.intercept_ == pytest.approx(expected.intercept_, abs=1e-12)
 
 
 @pytest.mark.parametrize("solver", ["direct", "sketch", "fossils", "cg"])
