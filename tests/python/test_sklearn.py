@@ -194,7 +194,7 @@ def truth(X, y, weight, alpha, intercept):
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 def test_least_squares(shape, weighted, intercept, alpha, rng, monkeypatch):
-    monkeypatch.setattr(_linear, "ENTRIES_AT_A_TIME", 40)
+    monkeypatch.setattr(_linear, "_AT_A_TIME", 40)
     X = rng.standard_normal(shape) + 3
     Y = rng.standard_normal((len(X), 2)) + 5
     weight = None

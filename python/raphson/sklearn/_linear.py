@@ -14,7 +14,7 @@ from sklearn.utils.validation import validate_data
 
 from raphson._lstsq import _METHODS, LstsqResult, lstsq
 from raphson._results import warnings_as
-from raphson._rows import ENTRIES_AT_A_TIME, is_sparse
+from raphson._rows import is_sparse
 from raphson.sklearn._base import FLOATS, ConvergenceWarning, LinearEstimator
 
 __all__ = ["LinearRegression", "Ridge"]
@@ -23,6 +23,7 @@ Doubles = npt.NDArray[np.float64]
 # The column of ones counts for this many times the largest other column, so that of several solutions the one with
 # the smallest coefficients is near that with the smallest coefficients and intercept (to its square).
 _ONES = 2.0**15
+_AT_A_TIME = 1 << 17  # entries of a temporary, which stays in cache
 
 
 class _LeastSquares(MultiOutputMixin, RegressorMixin, LinearEstimator):
@@ -111,8 +112,8 @@ def _reduced(
 
 
 def _spans(n: int, d: int, row: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that together are all but one, each short enough for a temporary."""
-    step = max(1, ENTRIES_AT_A_TIME // max(1, d))
+    """Ranges of rows that together are all but one, few at a time."""
+    step = max(1, _AT_A_TIME // max(1, d))
     for first, last in ((0, row), (row + 1, n)):
         for start in range(first, last, step):
             yield start, min(start + step, last)
