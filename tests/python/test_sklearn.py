@@ -14,6 +14,7 @@ import raphson
 
 sklearn = pytest.importorskip("sklearn", "1.6", exc_type=ImportError)
 sparse = pytest.importorskip("scipy.sparse")
+pytest.importorskip("scipy.sparse.linalg")
 
 from sklearn import config_context, datasets, linear_model  # noqa: E402
 from sklearn.base import clone  # noqa: E402
@@ -299,6 +300,24 @@ def test_solvers_and_seeds(solver, rng):
     if solver == "sketch":
         assert not np.array_equal(again.coef_, model.coef_)
     np.testing.assert_array_equal(Ridge(1e-3, solver=solver).fit(X, y).coef_, model.coef_)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_many_sparse_columns(alpha, dtype, rng):
+    d = 4200  # conjugate gradients
+    X = sparse.random(3 * d, d, density=1e-3, random_state=0, format="csr", dtype=dtype)
+    X = sparse.vstack([X, sparse.eye(d, dtype=dtype)], format="csr") * dtype(3)
+    y, weight = X @ rng.standard_normal(d) + 2 + rng.standard_normal(4 * d), rng.random(4 * d)
+    for by in (None, weight):
+        model = Ridge(alpha).fit(X, y, by)
+        assert model.result_.method == "cg"
+        assert model.coef_.dtype == dtype
+        rest = (y - X.astype(float) @ model.coef_ - model.intercept_) * (1 if by is None else by)
+        slope = X.astype(float).T @ rest - alpha * model.coef_
+        level = 1e-12 if dtype is np.float64 else 1e-5
+        assert np.linalg.norm(slope) <= level * sparse.linalg.norm(X) * np.linalg.norm(rest)
+        assert abs(rest.sum()) <= level * np.sqrt(len(y)) * np.linalg.norm(rest)
 
 
 # ---- manners -----------------------------------------------------------------------------------------------
