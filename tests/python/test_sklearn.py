@@ -416,6 +416,7 @@ def test_warnings_are_scikit_learns_and_ours():
         (PoissonRegressor(alpha=-1), {}, ValueError, r"alpha must be finite and not negative, got -1"),
         (Ridge(alpha=-1), {}, ValueError, r"Ridge\.fit: alpha must be finite and not negative, got -1"),
         (Ridge(alpha=np.inf), {}, ValueError, r"alpha must be finite"),
+        (Ridge(alpha=[[1.0]]), {}, ValueError, r"alpha must be a number or one for each of 1 targets"),
         (Ridge(alpha=[1, 2, 3]), {}, ValueError, r"alpha must be a number or one for each of 1 targets"),
         (Ridge(solver="svd"), {}, ValueError, r"solver must be one of auto, .*, got 'svd'"),
         (LinearRegression(random_state="a"), {}, ValueError, r"seed"),
