@@ -190,9 +190,17 @@ def run_peer(
     return found, best, time.perf_counter() - start
 
 
-def fit_ours(problem: Problem, **options: Any) -> Any:
+def fit_ours(problem: Problem, *, estimator: bool = False, **options: Any) -> Any:
     import raphson
 
+    if estimator:
+        import raphson.sklearn as kinds
+
+        common: dict[str, Any] = {"tol": GOAL, "fit_intercept": problem.intercept}
+        strength = 1 / (problem.ridge * problem.X.shape[0])
+        poisson = problem.family == "poisson"
+        model = kinds.PoissonRegressor(alpha=problem.ridge, **common) if poisson else None
+        return (model or kinds.LogisticRegression(C=strength, **common)).fit(problem.X, problem.y).result_
     return raphson.fit_glm(
         problem.X,
         problem.y,
@@ -219,7 +227,7 @@ def measure(name: str, problem: Problem, threads: int, options: argparse.Namespa
 
     raphson.set_num_threads(threads)
     scale = at_zero(problem)
-    seconds, result = time_ours(problem)
+    seconds, result = time_ours(problem, estimator=options.estimators)
     ours = gradient(problem, np.asarray(result.coef), np.asarray(result.intercept)) / scale
     row: dict[str, Any] = {"problem": name, "threads": threads, "seconds": seconds, "gradient": ours}
     row |= {"method": result.method, "sweeps": result.sweeps, "reach": problem.reach, "peers": {}}
@@ -288,6 +296,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", help="problems whose name holds this")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a peer may take")
     parser.add_argument("--methods", action="store_true", help="also ours by name")
+    parser.add_argument("--estimators", action="store_true", help="ours by raphson.sklearn")
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE", help="gradient against time, on the first problem chosen")

@@ -58,7 +58,7 @@ public:
         if (f) options.f = f->data();
         if (g) options.g = g->data();
         options.callback = [&](const TransportRecord& record, int iteration) {
-            if (poll_cancelled()) throw Cancelled();  // Ctrl-C
+            poll_or_throw();  // Ctrl-C
             return !callback.is_none() && call(callback, record, iteration);
         };
         TransportSolution solution;

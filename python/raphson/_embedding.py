@@ -114,13 +114,14 @@ class Embedding:
         if is_blocks(A):
             return self._apply_blocks(A, w, out, function)
         view = self._rows_of(A, function)
-        if out is not None and np.may_share_memory(view, _core._as_numpy(out, function, "out", write=True)):
-            raise ValueError(f"{function}: out overlaps A")
         if view.shape[0] != self._cols:
             raise ValueError(f"{function}: A must have {self._cols} rows, got shape {view.shape}")
+        target = self._target(out, A, view, function)
+        if target is not None and np.may_share_memory(view, target):
+            raise ValueError(f"{function}: out overlaps A")
         sums = np.zeros((self._rows, math.prod(view.shape[1:])))
         self._add(view.reshape(self._cols, sums.shape[1]), 0, w, sums)
-        return self._finish(sums.reshape(self._rows, *view.shape[1:]), view.dtype, A, out, function)
+        return self._finish(sums.reshape(self._rows, *view.shape[1:]), view.dtype, A, out, target, function)
 
     __matmul__ = apply
 
@@ -143,29 +144,38 @@ class Embedding:
         _check_finite(view, function, "weights")
         return np.ascontiguousarray(view, dtype=np.float64)
 
-    def _finish(self, sums: Doubles, dtype: Any, like: Any, out: Any, function: str) -> Any:
+    def _target(self, out: Any, like: Any, rows: npt.NDArray[Any], function: str) -> npt.NDArray[Any] | None:
+        """A view of out, which must be like the result for such rows of A: asked before there is any work."""
+        if out is None:
+            return None
+        target = _core._as_numpy(out, function, "out", write=True)
+        _core._require_same(like, out, function, "A", "out")
+        if target.dtype != rows.dtype:
+            raise TypeError(f"{function}: out must be {rows.dtype} as A is, got {target.dtype}")
+        if target.shape != (self._rows, *rows.shape[1:]):
+            raise ValueError(f"{function}: out must have shape {(self._rows, *rows.shape[1:])}, got {target.shape}")
+        return target
+
+    def _finish(
+        self, sums: Doubles, dtype: Any, like: Any, out: Any, target: npt.NDArray[Any] | None, function: str
+    ) -> Any:
         _check_finite(sums, function, "A")
         with np.errstate(over="ignore"):
             result = sums.astype(dtype, copy=False)
         _check_finite(result, function, "S A")
-        if out is None:
+        if target is None:
             return back(result, like_of(like), dtype.name)
-        target = _core._as_numpy(out, function, "out", write=True)
-        _core._require_same(like, out, function, "A", "out")
-        if target.dtype != dtype:
-            raise TypeError(f"{function}: out must be {dtype} as A is, got {target.dtype}")
-        if target.shape != sums.shape:
-            raise ValueError(f"{function}: out must have shape {sums.shape}, got {target.shape}")
         target[...] = result
         return out
 
     def _apply_blocks(self, blocks: Blocks, w: Doubles | None, out: Any, function: str) -> Any:
-        sums, first, dtype, like = None, 0, None, None
+        sums, first, dtype, like, target = None, 0, None, None, None
         for block in blocks():
             view = self._rows_of(block, function)
             if sums is None:
                 sums, dtype, like = np.zeros((self._rows, math.prod(view.shape[1:]))), view.dtype, block
                 tail = view.shape[1:]
+                target = self._target(out, block, view, function)
             if view.dtype != dtype:
                 raise TypeError(f"{function}: blocks must have one dtype, got {dtype} and {view.dtype}")
             if view.shape[1:] != tail:
@@ -177,7 +187,7 @@ class Embedding:
             first += len(view)
         if sums is None or first != self._cols:
             raise ValueError(f"{function}: the blocks must have {self._cols} rows together, got {first}")
-        return self._finish(sums.reshape(self._rows, *tail), dtype, like, out, function)
+        return self._finish(sums.reshape(self._rows, *tail), dtype, like, out, target, function)
 
     def _apply_sparse(self, A: Any, w: Doubles | None, out: Any, function: str) -> Any:
         if A.shape[0] != self._cols or A.ndim != 2:

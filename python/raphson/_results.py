@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
-__all__ = ["STATUSES", "ConvergenceWarning", "Progress", "warn_not_converged"]
+__all__ = ["STATUSES", "ConvergenceWarning", "Progress", "warn_not_converged", "warnings_as"]
 
 #: Every ``status`` a result can carry.
 #:
@@ -21,6 +24,22 @@ STATUSES: Final = ("converged", "max_iter", "precision_floor", "stalled", "stopp
 
 class ConvergenceWarning(UserWarning):
     """A solver stopped before its residual reached the tolerance; given once a call."""
+
+
+_category: ContextVar[tuple[type[ConvergenceWarning], int]] = ContextVar("category", default=(ConvergenceWarning, 0))
+
+
+@contextmanager
+def warnings_as(category: type[ConvergenceWarning], above: int) -> Iterator[None]:
+    """What solvers warn with meanwhile, in this thread: a subclass that the filters of another library know, too.
+
+    ``above``: so many calls lie between the solver's caller and the user.
+    """
+    token = _category.set((category, above))
+    try:
+        yield
+    finally:
+        _category.reset(token)
 
 
 def warn_not_converged(
@@ -42,7 +61,8 @@ def warn_not_converged(
     if status not in STATUSES:
         raise ValueError(f"unknown status {status!r}")
     message = f"{function} did not converge ({status}): residual {residual:.3g}, tolerance {tol:.3g}. {hint}"
-    warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel)
+    category, above = _category.get()
+    warnings.warn(message, category, stacklevel=stacklevel + above)
 
 
 class Progress:

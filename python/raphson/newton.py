@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -184,7 +184,7 @@ class GlmResult:
     @cached_property
     def _covariance(self) -> Doubles:
         if self._data is None:
-            raise ValueError("GlmResult.covariance: a result fitted to blocks leaves them behind when it is pickled")
+            raise ValueError("GlmResult.covariance: the data is gone: blocks, when pickled, or by detach()")
         given, y, weight, offset = self._data
         matrix = tall(given, "GlmResult.covariance", "X", len(y))
         outputs = len(self._parameters)
@@ -226,6 +226,10 @@ class GlmResult:
         """Square roots of the covariance's diagonal, (p,), or (classes, p): coefficients, then the intercept."""
         roots = np.sqrt(np.maximum(np.diag(self._covariance), 0.0))
         return back(roots if self.family != "multinomial" else roots.reshape(len(self._parameters), -1), self._like)
+
+    def detach(self) -> GlmResult:
+        """The result without the data, which ``covariance`` and ``standard_errors`` need."""
+        return replace(self, _data=None)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)

@@ -46,6 +46,28 @@ def test_products_are_those_of_the_entries(make, rows, cols, d, dtype, rng):
 
 
 @ALL
+def test_a_wrong_out_is_refused_before_any_work(make, rng, monkeypatch):
+    sketch, A, read = make(7, 30), rng.standard_normal((30, 3)), []
+    monkeypatch.setattr(type(sketch), "_add", lambda *_: pytest.fail("rows were added"))
+
+    def blocks():
+        for i in range(0, 30, 10):
+            read.append(i)
+            yield A[i : i + 10]
+
+    for out, error, message in (
+        (np.ones((7, 4)), ValueError, r"out must have shape \(7, 3\), got \(7, 4\)"),
+        (np.ones((30, 3)), ValueError, r"out must have shape \(7, 3\), got \(30, 3\)"),
+        (np.ones((7, 3), np.float32), TypeError, "out must be float64 as A is, got float32"),
+    ):
+        for given in (A, blocks):
+            with pytest.raises(error, match=message):
+                sketch.apply(given, out=out)
+        assert (out == 1).all()
+    assert read == [0, 0, 0]
+
+
+@ALL
 def test_blocks_and_scipy(make, rng):
     scipy_sparse = pytest.importorskip("scipy.sparse")
     sketch = make(30, 500)

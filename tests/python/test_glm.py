@@ -353,6 +353,12 @@ def test_warm_starts_callbacks_and_pickles():
     assert np.array_equal(fresh.coef, streamed.coef)
     with pytest.raises(ValueError, match="pickled"):
         fresh.covariance()
+    errors, alone = first.standard_errors, first.detach()
+    assert np.array_equal(alone.predict(X), first.predict(X))
+    assert len(pickle.dumps(alone)) < 20_000 < len(pickle.dumps(first))
+    with pytest.raises(ValueError, match=r"detach\(\)"):
+        alone.covariance()
+    assert np.array_equal(first.standard_errors, errors)  # the result itself is what it was
     assert len(repr(first)) < 250
     assert "gradient_norm" in repr(first)
     assert fit_glm(X, y, ridge=1e-5, progress=True).converged

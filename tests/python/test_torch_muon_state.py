@@ -91,6 +91,19 @@ def test_arguments_out_of_range(torch, Muon, wrong):
                 optimizer.step()
 
 
+@pytest.mark.parametrize("key", ["lr", "momentum", "weight_decay"])
+@pytest.mark.parametrize("value", [-1.0, -1e-300, -math.inf, math.nan, -0.0, 0.0, 1.0, 1.5, math.inf])
+def test_ranges_are_torchs(torch, Muon, key, value):
+    params = parameters(torch, [(3, 4)])
+    try:
+        torch.optim.Muon(params, **{key: value})
+    except ValueError:
+        with pytest.raises(ValueError, match=rf"{key} must be at least 0"):
+            Muon(params, **{key: value})
+    else:
+        assert Muon(params, **{key: value}).param_groups[0][key] == value
+
+
 def test_what_is_no_matrix(torch, Muon):
     weight, bias, scale = parameters(torch, [(3, 4), (3,), ()])
     for other in (bias, scale):

@@ -1,6 +1,8 @@
 // More of one register of doubles: float32 in and out, extremes, a mask of large lanes, powers of two, sums.
 #pragma once
 
+#include <cmath>
+
 #include "common/simd.h"
 
 RAPHSON_ISA_BEGIN

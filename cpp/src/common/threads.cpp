@@ -274,6 +274,9 @@ bool poll_cancelled() { return tls.poll(); }
 void throw_if_cancelled() {
     if (cancelled()) throw Cancelled();
 }
+void poll_or_throw() {
+    if (poll_cancelled()) throw Cancelled();
+}
 
 int get_num_threads() {
     int n = wanted_threads.load(std::memory_order_relaxed);

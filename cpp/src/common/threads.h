@@ -34,6 +34,8 @@ bool cancelled();
 bool poll_cancelled();
 // Throws raphson::Cancelled if cancelled().
 void throw_if_cancelled();
+// The same after a poll_cancelled(): for the steps of a serial loop.
+void poll_or_throw();
 
 // While it lives, work begun on this thread neither polls nor sees a cancellation: for the last pass of a result, which
 // must be written whole or not at all. Keep such stretches short.

@@ -4,6 +4,7 @@
 
 #include "common/threads.h"
 #include "common/workspace.h"
+#include "dense/tiles.h"
 #include "table.h"
 
 namespace raphson {
@@ -36,11 +37,7 @@ int64_t cholesky(double* a, int64_t lda, int64_t n, double floor) {
                 for (int64_t k = 0; k < width; ++k) transposed[k * rest + first - next + i] = panel[i * lda + k];
             }
         });
-        const int64_t tiles = (rest + tile - 1) / tile;
-        parallel_for(tiles * (tiles + 1) / 2, [&](int64_t index) {
-            int64_t row = 0;
-            while ((row + 1) * (row + 2) / 2 <= index) ++row;
-            const int64_t i0 = row * tile, k0 = (index - row * (row + 1) / 2) * tile;
+        each_triangle_tile(rest, tile, [&](int64_t i0, int64_t k0) {
             double* const target = a + (next + i0) * lda + next + k0;
             gemm.product(std::min(tile, rest - i0), std::min(tile, rest - k0), width, -1.0, a + (next + i0) * lda + j, lda,
                          transposed + k0, rest, 1.0, target, lda, target, lda);

@@ -5,6 +5,7 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "dense/dense.h"
+#include "dense/tiles.h"
 #include "dense/tridiagonal.h"
 #include "table.h"
 
@@ -38,15 +39,12 @@ int exponent_of(const double* a, int64_t n) {
 // a (n×n) ← A − VᵀW − WᵀV in the upper triangle, from row and column `count` on; vw (2·count × n): V above W.
 void update(double* a, int64_t lda, int64_t n, int64_t count, const double* vw, double* by_columns) {
     const GemmFunctions<double, double>& gemm = kernels().gemm.f64;
-    const int64_t depth = 2 * count, rest = n - count, tiles = (rest + tile - 1) / tile;
+    const int64_t depth = 2 * count, rest = n - count;
     transpose(vw + count, n, depth, rest, by_columns, depth);
     for (int64_t i = 0; i < rest; ++i) {  // against V's column stands W's, and the other way about
         for (int64_t q = 0; q < count; ++q) std::swap(by_columns[i * depth + q], by_columns[i * depth + count + q]);
     }
-    parallel_for(tiles * (tiles + 1) / 2, [&](int64_t index) {
-        int64_t column = 0;
-        while ((column + 1) * (column + 2) / 2 <= index) ++column;
-        const int64_t j0 = column * tile, i0 = (index - column * (column + 1) / 2) * tile;
+    each_triangle_tile(rest, tile, [&](int64_t j0, int64_t i0) {
         double* const to = a + (count + i0) * lda + count + j0;
         gemm.product(std::min(tile, rest - i0), std::min(tile, rest - j0), depth, -1.0, by_columns + i0 * depth, depth,
                      vw + count + j0, n, 1.0, to, lda, to, lda);

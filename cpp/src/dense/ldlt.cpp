@@ -6,6 +6,7 @@
 #include "common/threads.h"
 #include "common/workspace.h"
 #include "dense/dense.h"
+#include "dense/tiles.h"
 #include "table.h"
 
 namespace raphson {
@@ -147,20 +148,11 @@ void PivotedColumns::factor() {
         const int64_t width = done - first, rest = n - done;
         if (rest == 0 || width == 0) continue;
         transpose(a + first * lda + done, lda, width, rest, columns, width);
-        const int64_t tiles = (rest + tile - 1) / tile;
-        const auto update = [&](int64_t index) {
-            int64_t column = 0;
-            while ((column + 1) * (column + 2) / 2 <= index) ++column;
-            const int64_t k0 = column * tile, i0 = (index - column * (column + 1) / 2) * tile;
+        each_triangle_tile(rest, tile, [&](int64_t k0, int64_t i0) {
             double* const target = a + (done + i0) * lda + done + k0;
             gemm.product(std::min(tile, rest - i0), std::min(tile, rest - k0), width, -1.0, columns + i0 * width, width,
                          w + done + k0, n, 1.0, target, lda, target, lda);
-        };
-        if (tiles == 1) {
-            update(0);
-        } else {
-            parallel_for(tiles * (tiles + 1) / 2, update);
-        }
+        });
     }
 }
 

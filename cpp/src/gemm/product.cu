@@ -1,6 +1,5 @@
 #include "gemm/product.h"
 
-#include <stdexcept>
 #include <string>
 
 #include "cuda/number.h"

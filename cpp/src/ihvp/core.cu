@@ -1,7 +1,6 @@
 // The small matrices of a window on the device: one block of threads for each diagonal block of F. The factor is walked 32
 // columns at a time: one warp does the triangle on the diagonal, number by number through shuffles; then every thread
 // takes the 32 columns' rotations and sums to rows of its own below. Everything in float64 and in a fixed order.
-#include <algorithm>
 
 #include "cuda/reduce.h"
 #include "ihvp/device_passes.h"

@@ -22,7 +22,7 @@ DeviceGlm::DeviceGlm(CudaRows& x, const GlmData& data, const GlmOptions& options
 // After a sweep: Σ weight is divided by here.
 void DeviceGlm::finish(double* out) {
     for (int64_t j = 0; j < size(); ++j) out[j] /= total_;
-    if (poll_cancelled()) throw Cancelled();
+    poll_or_throw();
 }
 
 void DeviceGlm::sweep(const RowSweep& what) { x_.sweep(what); }

@@ -3,7 +3,6 @@
 #include <limits>
 #include <stdexcept>
 
-#include "common/threads.h"
 #include "newton/device_fit.h"
 #include "newton/fit.h"
 

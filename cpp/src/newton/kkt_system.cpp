@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "common/workspace.h"
+#include "newton/vector.h"
 #include "table.h"
 
 namespace raphson {
@@ -19,8 +19,6 @@ constexpr int64_t small_system = 48;  // below, dense factors are faster whateve
 
 // Not std::fmax, which is a call; NaN in x is lost, as there.
 inline double larger(double most, double x) { return x > most ? x : most; }
-
-double norm(const double* x, int64_t n) { return std::sqrt(std::inner_product(x, x + n, x, 0.0)); }
 
 }  // namespace
 

@@ -42,7 +42,7 @@ int64_t minres(int64_t n, const LinearMap& a, const LinearMap& precondition, con
         w2 = w;
         double old_beta = 0, dbar = 0, epsln = 0, phibar = beta, cs = -1, sn = 0;
         for (int64_t step = 1; used < max_iter; ++step) {
-            if (poll_cancelled()) throw_if_cancelled();
+            poll_or_throw();
             for (std::size_t i = 0; i < size; ++i) v[i] = y[i] / beta;
             a(v.data(), y.data());
             ++used;

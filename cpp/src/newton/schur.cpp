@@ -41,7 +41,7 @@ SchurPreconditioner::SchurPreconditioner(const KktSystem& system, const RowBlock
     std::vector<char> seen(static_cast<std::size_t>(m_), 0);
     starts_.assign(1, 0);
     for (int64_t i = 0; i < m_; ++i) {  // row i of G D⁻¹ Gᵀ, from the diagonal on
-        if (poll_cancelled()) throw_if_cancelled();
+        poll_or_throw();
         touched.assign(1, static_cast<int32_t>(i));
         seen[static_cast<std::size_t>(i)] = 1;
         row[static_cast<std::size_t>(i)] = floor;

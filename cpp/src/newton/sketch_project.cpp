@@ -177,7 +177,7 @@ int64_t SketchProject::run(double goal, int64_t most) {
     int64_t steps = 0;
     while (residual() > goal && steps < most) {
         for (const int64_t end = std::min(most, steps + pass); steps < end; ++steps) {
-            if (steps % 16 == 0 && poll_cancelled()) throw_if_cancelled();
+            if (steps % 16 == 0) poll_or_throw();
             switch (method_) {
                 case KktMethod::gaussian: gaussian_step(); break;
                 case KktMethod::block: block_step(); break;

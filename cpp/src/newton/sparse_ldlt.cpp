@@ -260,7 +260,7 @@ void SparseLdlt::factor(const double* values, double zero) {
     std::vector<Update> updates;
     std::vector<double> front;
     for (int64_t s = 0; s < fronts(); ++s) {
-        if (poll_cancelled()) throw_if_cancelled();
+        poll_or_throw();
         const int64_t begin = at(row_starts_, s), own = width(s);
         const auto first_child = static_cast<std::ptrdiff_t>(updates.size()) - static_cast<std::ptrdiff_t>(at(children_, s));
         rows.assign(rows_.begin() + begin, rows_.begin() + begin + own);

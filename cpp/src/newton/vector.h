@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -12,6 +13,7 @@ namespace raphson {
 using Vector = std::vector<double>;
 
 inline double dot(const Vector& x, const Vector& y) { return std::inner_product(x.begin(), x.end(), y.begin(), 0.0); }
+inline double norm(const double* x, std::int64_t n) { return std::sqrt(std::inner_product(x, x + n, x, 0.0)); }
 inline double norm(const Vector& x) { return std::sqrt(dot(x, x)); }
 
 // x moved by about one unit in the last place of its largest entry, every entry to one side or the other.

@@ -4,7 +4,6 @@
 // second launch turns all others by what came out, a tile of 64×64 at a time. Sweeps repeat until one finds nothing to
 // rotate: six to ten, for quadratic convergence.
 #include <algorithm>
-#include <stdexcept>
 #include <string>
 #include <vector>
 

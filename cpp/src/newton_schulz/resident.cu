@@ -1,7 +1,5 @@
 // Small matrices, from the caller's memory to the caller's memory in one launch: a block of threads keeps one matrix and
 // its Gram matrix in shared memory from the norm to the last step. 16-bit arithmetic with sums in float32.
-#include <algorithm>
-#include <stdexcept>
 #include <string>
 
 #include "cuda/number.h"

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/threads.h"
 #include "common/workspace.h"
 #include "ot/host_level.h"
 #include "ot/schur.h"

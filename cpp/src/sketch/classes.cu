@@ -1,7 +1,6 @@
 // The multinomial family on a CUDA device: margins of all classes by a product of A's rows with the coefficients, softmax row
 // by row, and the gradient by products of panels of rows, added up in their order. float32 rows are widened a part at a time.
 #include <algorithm>
-#include <limits>
 
 #include "cuda/copy.h"
 #include "cuda/reduce.h"
