@@ -347,3 +347,20 @@ def test_empty_shapes():
     result = lstsq(np.zeros((0, 3)), np.zeros(0))
     assert result.x.shape == (3,)
     assert (result.x == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_short_problems_with_a_ridge_are_measured_fairly(dtype):
+    """No false alarm: with a small ridge the residual is small beside A x, and Stewart's bound far above the error."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        m = int(rng.integers(1, 30))
+        A, b = rng.standard_normal((m, m + 1 + seed)) + 3 * (seed % 2), rng.standard_normal((m, 2)) + 5
+        ridge = 10 ** rng.uniform(-12, 6)
+        result = raphson.lstsq(A.astype(dtype), b, ridge=ridge)
+        assert result.converged, (seed, result)
+        A = A.astype(dtype).astype(np.float64)
+        expected = A.T @ np.linalg.solve(A @ A.T + ridge * np.eye(m), b)
+        np.testing.assert_allclose(
+            result.x, expected, rtol=0, atol=(1e-9 if dtype is np.float64 else 1e-6) * abs(expected).max()
+        )

@@ -169,6 +169,20 @@ void Solver::wide() {
         const double frobenius = std::hypot(triangle_.frobenius, std::sqrt(options_.ridge * static_cast<double>(n_)));
         double error = whole > 0 && frobenius > 0 ? z_norm / (whole * frobenius) : 0;
         if (x_norm > 0 && triangle_.frobenius > 0) error = std::min(error, r_norm / (x_norm * triangle_.frobenius));
+        if (options_.ridge > 0 && whole > 0 && x_norm > 0 && triangle_.frobenius > 0) {
+            // Stewart's bound is far off where r is small beside A x. The least norm has r = ridge·u and x = Aᵀu; with
+            // z = Aᵀ(r − ridge·u) + ridge·(Aᵀu − x), Karlson and Waldén's estimate is at most this.
+            const double root = std::sqrt(options_.ridge);
+            std::vector<double> e(static_cast<std::size_t>(n_));
+            for (int64_t j = 0; j < n_; ++j) e[j] = -result_.x[j * k_ + column];
+            for (int64_t i = 0; i < rows; ++i) {
+                const double u = x[(n_ + i) * k_ + column] / root;
+                r[i] -= options_.ridge * u;
+                for (int64_t j = 0; j < n_; ++j) e[j] += copy[i * n_ + j] * u;
+            }
+            const double away = norm(r.data(), rows) / x_norm + options_.ridge * norm(e.data(), n_) / whole;
+            error = std::min(error, away / triangle_.frobenius);
+        }
         result_.residual_norm[column] = r_norm;
         result_.backward_error[column] = error;
         if (!(error <= tol_)) result_.status = Status::precision_floor;
