@@ -2,7 +2,6 @@
 // a weight or are wanted one by one.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "cuda/copy.h"
