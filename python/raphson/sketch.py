@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._completion import CompletionResult, CompletionState, complete_matrix
 from raphson._embedding import Doubles, Embedding
 from raphson._lstsq import LstsqResult, lstsq
 from raphson._row_sample import RowSample
@@ -18,7 +19,18 @@ from raphson._seed import Seed
 if TYPE_CHECKING:
     from scipy.sparse import csc_array  # type: ignore[import-untyped]
 
-__all__ = ["SRHT", "CountSketch", "Gaussian", "LstsqResult", "RowSample", "SparseSign", "lstsq"]
+__all__ = [
+    "SRHT",
+    "CompletionResult",
+    "CompletionState",
+    "CountSketch",
+    "Gaussian",
+    "LstsqResult",
+    "RowSample",
+    "SparseSign",
+    "complete_matrix",
+    "lstsq",
+]
 
 
 class SparseSign(Embedding):
