@@ -5,6 +5,7 @@
 
 #include "bindings.h"
 #include "raphson/completion.h"
+#include "raphson/relaxation.h"
 #include "rows.h"
 #include "tensor.h"
 
@@ -59,8 +60,31 @@ py::dict complete(const Indices& rows, const Indices& cols, const py::array& val
     return d;
 }
 
+py::dict run_relax(const Rows& a, const Doubles& b, double omega, double shift, int method, double tol, std::int64_t max_iter,
+                   const std::optional<Doubles>& init) {
+    RelaxationOptions options;
+    options.method = static_cast<Relaxation>(method);
+    options.omega = omega;
+    options.shift = shift;
+    options.tol = tol;
+    options.max_iter = max_iter;
+    options.init = init ? init->data() : nullptr;
+    const double* const right = b.data();
+    RelaxationSolution s;
+    run_released(100 * a.size(), [&] { s = relax(*a.source().whole, right, options); });
+    py::dict d;
+    d["x"] = Doubles(static_cast<py::ssize_t>(s.x.size()), s.x.data());
+    d["residual"] = s.residual;
+    d["status"] = to_string(s.status);
+    d["iterations"] = s.iterations;
+    return d;
+}
+
 }  // namespace
 
-void bind_completion(py::module_& m) { m.def("complete_matrix", complete); }
+void bind_completion(py::module_& m) {
+    m.def("complete_matrix", complete);
+    m.def("relax", run_relax);
+}
 
 }  // namespace raphson::bindings

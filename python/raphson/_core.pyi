@@ -319,6 +319,9 @@ def complete_matrix(
     init: Doubles | None,
     callback: Callable[..., bool] | None,
 ) -> dict[str, Any]: ...
+def relax(
+    a: Rows, b: Doubles, omega: float, shift: float, method: int, tol: float, max_iter: int, init: Doubles | None
+) -> dict[str, Any]: ...
 def _normal(a: Rows, v: Doubles) -> Doubles: ...
 def fit_glm(
     x: Rows | CudaRows,

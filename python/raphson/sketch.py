@@ -15,6 +15,7 @@ from raphson._embedding import Doubles, Embedding
 from raphson._lstsq import LstsqResult, lstsq
 from raphson._row_sample import RowSample
 from raphson._seed import Seed
+from raphson._sor_bandit import SorBandit, SorResult
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array  # type: ignore[import-untyped]
@@ -27,6 +28,8 @@ __all__ = [
     "Gaussian",
     "LstsqResult",
     "RowSample",
+    "SorBandit",
+    "SorResult",
     "SparseSign",
     "complete_matrix",
     "lstsq",

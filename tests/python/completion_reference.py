@@ -1,4 +1,4 @@
-"""Slow truths of matrix completion: alternating least squares by numpy.linalg.lstsq, and what its results must satisfy."""
+"""Slow truths of matrix completion: alternating least squares by numpy.linalg.lstsq, and what results must satisfy."""
 
 from __future__ import annotations
 
