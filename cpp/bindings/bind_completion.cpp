@@ -5,6 +5,7 @@
 
 #include "bindings.h"
 #include "raphson/completion.h"
+#include "raphson/polynomial.h"
 #include "raphson/relaxation.h"
 #include "rows.h"
 #include "tensor.h"
@@ -80,11 +81,22 @@ py::dict run_relax(const Rows& a, const Doubles& b, double omega, double shift, 
     return d;
 }
 
+// v and the result: columns × n.
+Doubles recurrence(const Rows& a, const Doubles& steps, const Doubles& v) {
+    Doubles out({v.shape(0), v.shape(1)});
+    double* const to = out.mutable_data();
+    const double *const c = steps.data(), *const from = v.data();
+    const std::int64_t count = steps.shape(0), columns = v.shape(0);
+    run_released(2 * a.size() * static_cast<double>(count * columns), [&] { apply_recurrence(*a.source().whole, c, count, from, columns, to); });
+    return out;
+}
+
 }  // namespace
 
 void bind_completion(py::module_& m) {
     m.def("complete_matrix", complete);
     m.def("relax", run_relax);
+    m.def("apply_recurrence", recurrence);
 }
 
 }  // namespace raphson::bindings

@@ -74,7 +74,7 @@ class ChebyshevCosts:
 
 
 def _bounded(gram: Doubles, moments: Doubles, bounds: Doubles) -> Doubles:
-    """min cᵀ gram c − 2 momentsᵀ c, |c| ≤ bounds: the least-norm minimiser if it fits, else coordinate by coordinate."""
+    """min cᵀ gram c − 2 momentsᵀ c, |c| ≤ bounds: the least-norm minimiser if it fits, else by coordinates."""
     found = np.linalg.lstsq(gram, moments, rcond=1e-12)[0]
     if (np.abs(found) <= bounds).all():
         return np.asarray(found)
