@@ -41,7 +41,7 @@ def laplacian(n):
 SPECTRA = {
     "flat": np.ones(7),
     "random": np.sort(np.random.default_rng(0).random(9) + 0.05)[::-1],
-    "one gap": np.array([1e4, 3.0, 2.0, 1.5, 1.2, 1.0]),
+    "one gap": np.array([1e3, 3.0, 2.0, 1.5, 1.2, 1.0]),
     "two gaps": np.array([4e3, 1e3, 4.0, 3.0, 2.0, 1.5, 1.0]),
     "geometric": 2.0 ** -np.arange(10),
     "small": 1e-30 * np.array([5.0, 3.0, 1.0]),
