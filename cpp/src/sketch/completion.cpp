@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -28,13 +29,27 @@ constexpr double task_flops = 2e5;
 constexpr int stall_patience = 50, stall_iterations = 10;
 constexpr double stall_decrease = 1e-13, floor_level = 1e-10;
 
+// Whole cache lines: a row of a factor is gathered by the registerful.
+template <class T>
+struct LineAligned {
+    using value_type = T;
+    LineAligned() = default;
+    template <class U>
+    explicit LineAligned(const LineAligned<U>&) {}
+    T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64})); }
+    void deallocate(T* p, std::size_t) { ::operator delete(p, std::align_val_t{64}); }
+    friend bool operator==(const LineAligned&, const LineAligned&) { return true; }
+    friend bool operator!=(const LineAligned&, const LineAligned&) { return false; }
+};
+using Factor = std::vector<double, LineAligned<double>>;
+
 // One factor, rows padded with zeros, and the entries of the matrix along its rows.
 struct Side {
     int64_t rows = 0, ld = 0;
     std::vector<int64_t> starts;
     std::vector<std::int32_t> index;
     std::vector<char> values;
-    std::vector<double> factor, step;
+    Factor factor, step;
     std::vector<int64_t> tasks;  // first rows of them
 
     RowEntries entries(int64_t i, const Side& other, DType type) const {
@@ -233,7 +248,8 @@ private:
         }
     }
     void orthonormalise_safely(Side& x, Side* partner) {
-        std::vector<double> r(static_cast<std::size_t>(k_ * k_)), l(r), copy(x.factor);
+        std::vector<double> r(static_cast<std::size_t>(k_ * k_)), l(r);
+        Factor copy(x.factor);
         const HouseholderQr qr(copy.data(), x.ld, x.rows, k_);
         qr.upper(r.data(), k_);
         transpose(r.data(), k_, k_, k_, l.data(), k_);
@@ -405,7 +421,8 @@ private:
     const int64_t k_;
     RegressionRule rule_;
     Side left_, right_;
-    std::vector<double> zeros_, objectives_;
+    Factor zeros_;
+    std::vector<double> objectives_;
     double best_ = std::numeric_limits<double>::infinity(), squares_ = 0;  // squares_: of the values
     int since_ = 0;
     Clock::time_point begin_ = Clock::now();

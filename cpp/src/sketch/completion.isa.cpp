@@ -23,34 +23,53 @@ constexpr int64_t ahead = 12;  // entries whose row of the factor is on its way
 
 static_assert(factor_unit % wide == 0 && factor_unit % tile_rows == 0, "padded rows are whole tiles");
 
+// Lane q: the sum over the lanes of x[q].
+RAPHSON_FORCE_INLINE Vec<double> lane_sums(Vec<double> (&x)[wide]) {
+    transpose(x);
+    for (int step = wide / 2; step > 0; step /= 2) {
+        for (int q = 0; q < step; ++q) x[q] = add(x[q], x[q + step]);
+    }
+    return x[0];
+}
+
 RAPHSON_FORCE_INLINE void fetch_row(const double* row, int64_t ld) {
     for (int64_t j = 0; j < ld; j += 8) prefetch(row + j);
 }
 
-// x (count × ld) and r of some entries; adds to the sums.
+// x (count × ld) and r of some entries; adds to the sums. As many entries as a register has lanes at a time, so that their
+// sums over lanes are one transposition.
 template <class T>
 void gather_part(const RowEntries& row, int64_t first, int64_t count, const double* u, double* x, double* r, RowSums& sums) {
-    const T* const values = static_cast<const T*>(row.values);
-    const int64_t ld = row.ld;
-    Vec<double> squares = zero<double>();
-    for (int64_t p = 0; p < count; ++p) {
-        const int64_t entry = first + p;
-        if (entry + ahead < row.count) fetch_row(row.factor + row.index[entry + ahead] * ld, ld);
-        const double* const v = row.factor + row.index[entry] * ld;
-        double* const to = x + p * ld;
-        Vec<double> sum = zero<double>(), square = zero<double>();
-        for (int64_t j = 0; j < ld; j += wide) {
-            const Vec<double> here = load(v + j);
-            store(to + j, here);
-            sum = fma(here, load(u + j), sum);
-            square = fma(here, here, square);
+    const T* const values = static_cast<const T*>(row.values) + first;
+    const std::int32_t* const index = row.index + first;
+    const int64_t ld = row.ld, left = row.count - first;
+    Vec<double> squares = zero<double>(), errors = zero<double>(), numbers = zero<double>();
+    for (int64_t p = 0; p < count; p += wide) {
+        const int here = static_cast<int>(std::min<int64_t>(wide, count - p));
+        Vec<double> sum[wide];
+        RAPHSON_UNROLL
+        for (int q = 0; q < wide; ++q) sum[q] = zero<double>();
+        for (int q = 0; q < here; ++q) {
+            if (p + q + ahead < left) fetch_row(row.factor + index[p + q + ahead] * ld, ld);
+            const double* const v = row.factor + index[p + q] * ld;
+            double* const to = x + (p + q) * ld;
+            Vec<double> product = zero<double>();
+            for (int64_t j = 0; j < ld; j += wide) {
+                const Vec<double> entry = load(v + j);
+                store(to + j, entry);
+                product = fma(entry, load(u + j), product);
+                squares = fma(entry, entry, squares);
+            }
+            sum[q] = product;
         }
-        squares = add(squares, square);
-        const double a = static_cast<double>(values[entry]);
-        r[p] = a - sum_lanes(sum);
-        sums.errors += r[p] * r[p];
-        sums.values += a * a;
+        const Vec<double> a = here == wide ? load_wide(values + p) : load_wide_part(values + p, here);
+        const Vec<double> error = subtract(a, lane_sums(sum));
+        store_part(r + p, error, here);
+        errors = fma(error, error, errors);
+        numbers = fma(a, a, numbers);
     }
+    sums.errors += sum_lanes(errors);
+    sums.values += sum_lanes(numbers);
     sums.factor += sum_lanes(squares);
 }
 
@@ -69,15 +88,18 @@ RAPHSON_FORCE_INLINE void add_products(int64_t count, int64_t ld, const double* 
     for (int c = 0; c < C; ++c) store(g + c * wide, sum[c]);
 }
 
-// tile_rows rows from i on by C vectors from column j on of gram += Σ x xᵀ.
-template <int C>
-RAPHSON_FORCE_INLINE void add_tile(int64_t count, int64_t ld, const double* x, int64_t i, int64_t j, double* gram) {
-    Vec<double> sum[tile_rows][C];
+// tile_rows rows from i on by C vectors from column j on of gram += Σ x xᵀ; and with r (the first rows' tiles) the same
+// vectors of g += Σ r x, as one row more.
+template <int C, bool WithG>
+RAPHSON_FORCE_INLINE void add_tile(int64_t count, int64_t ld, const double* x, const double* r, int64_t i, int64_t j, double* gram, double* g) {
+    Vec<double> sum[tile_rows][C], extra[C];
     RAPHSON_UNROLL
     for (int q = 0; q < tile_rows; ++q) {
         RAPHSON_UNROLL
         for (int c = 0; c < C; ++c) sum[q][c] = load(gram + (i + q) * ld + j + c * wide);
     }
+    RAPHSON_UNROLL
+    for (int c = 0; c < C; ++c) extra[c] = WithG ? load(g + j + c * wide) : zero<double>();
     for (int64_t p = 0; p < count; ++p) {
         const double* const v = x + p * ld;
         Vec<double> right[C];
@@ -89,20 +111,39 @@ RAPHSON_FORCE_INLINE void add_tile(int64_t count, int64_t ld, const double* x, i
             RAPHSON_UNROLL
             for (int c = 0; c < C; ++c) sum[q][c] = fma(left, right[c], sum[q][c]);
         }
+        if (WithG) {
+            const Vec<double> left = splat(r[p]);
+            RAPHSON_UNROLL
+            for (int c = 0; c < C; ++c) extra[c] = fma(left, right[c], extra[c]);
+        }
     }
     RAPHSON_UNROLL
     for (int q = 0; q < tile_rows; ++q) {
         RAPHSON_UNROLL
         for (int c = 0; c < C; ++c) store(gram + (i + q) * ld + j + c * wide, sum[q][c]);
     }
+    if (!WithG) return;
+    RAPHSON_UNROLL
+    for (int c = 0; c < C; ++c) store(g + j + c * wide, extra[c]);
 }
 
-void add_gram(int64_t count, int64_t ld, const double* x, double* gram) {
-    for (int64_t i = 0; i < ld; i += tile_rows) {
-        int64_t j = i;  // columns from the diagonal on
-        for (; j + 2 * wide <= ld; j += 2 * wide) add_tile<2>(count, ld, x, i, j, gram);
-        for (; j < ld; j += wide) add_tile<1>(count, ld, x, i, j, gram);
-    }
+// Columns from the diagonal on.
+template <bool WithG>
+void add_rows(int64_t count, int64_t ld, const double* x, const double* r, int64_t i, double* gram, double* g) {
+    int64_t j = i;
+    for (; j + 2 * wide <= ld; j += 2 * wide) add_tile<2, WithG>(count, ld, x, r, i, j, gram, g);
+    for (; j < ld; j += wide) add_tile<1, WithG>(count, ld, x, r, i, j, gram, g);
+}
+
+void add_gram(int64_t count, int64_t ld, const double* x, const double* r, double* gram, double* g) {
+    add_rows<true>(count, ld, x, r, 0, gram, g);
+    for (int64_t i = tile_rows; i < ld; i += tile_rows) add_rows<false>(count, ld, x, r, i, gram, g);
+}
+
+void add_gradient(int64_t count, int64_t ld, const double* x, const double* r, double* g) {
+    int64_t j = 0;
+    for (; j + 4 * wide <= ld; j += 4 * wide) add_products<4>(count, ld, x + j, r, g + j);
+    for (; j < ld; j += wide) add_products<1>(count, ld, x + j, r, g + j);
 }
 
 template <class T>
@@ -115,10 +156,11 @@ RowSums pass(const RowEntries& row, const double* u, double* g, double* gram) {
     for (int64_t first = 0; first < row.count; first += panel) {
         const int64_t count = std::min(panel, row.count - first);
         gather_part<T>(row, first, count, u, x, r, sums);
-        int64_t j = 0;
-        for (; j + 4 * wide <= ld; j += 4 * wide) add_products<4>(count, ld, x + j, r, g + j);
-        for (; j < ld; j += wide) add_products<1>(count, ld, x + j, r, g + j);
-        if (gram != nullptr) add_gram(count, ld, x, gram);
+        if (gram != nullptr) {
+            add_gram(count, ld, x, r, gram, g);
+        } else {
+            add_gradient(count, ld, x, r, g);
+        }
     }
     return sums;
 }
@@ -142,9 +184,11 @@ RowSums wide_pass(const RowEntries& row, const double* u, double* g, double* gra
         const double a = static_cast<double>(values[p]), r = a - sum_lanes(sum);
         sums.errors += r * r;
         sums.values += a * a;
-        add_products<1>(1, ld, v, &r, g);
-        for (int64_t j = wide; j < ld; j += wide) add_products<1>(1, ld, v + j, &r, g + j);
-        if (gram != nullptr) add_gram(1, ld, v, gram);
+        if (gram != nullptr) {
+            add_gram(1, ld, v, &r, gram, g);
+        } else {
+            add_gradient(1, ld, v, &r, g);
+        }
     }
     return sums;
 }
