@@ -241,6 +241,26 @@ def test_seeds_and_starts():
     np.testing.assert_allclose(again.dense(), end.dense(), atol=1e-8)
 
 
+def test_a_ridge_balances_the_factors():
+    _, rows, cols, values = problem(100, 80, 3, 0.4)
+    result = complete_matrix(rows, cols, values, (100, 80), 3, ridge=0.1, tol=1e-10)
+    assert result.iterations < 60  # alternation alone: above 500
+    np.testing.assert_allclose(result.left.T @ result.left, result.right.T @ result.right, atol=1e-6)
+
+
+def test_the_spectral_start_is_shortened_where_it_is_coherent():
+    rng = np.random.default_rng(0)
+    matrix = np.outer(rng.standard_normal(60), rng.standard_normal(100)) + 0.01 * rng.standard_normal((60, 100))
+    matrix[:, 0] = 50 * matrix[:, 0] * np.sign(rng.standard_normal(60))
+    rows, cols = np.nonzero(np.ones_like(matrix))
+    top = np.linalg.svd(matrix)[2][:1].T
+    start = top * np.minimum(1, 4 / np.sqrt(100) / np.abs(top))
+    assert not np.allclose(start, top)
+    found = quiet(rows, cols, matrix[rows, cols], (60, 100), 1, max_iter=1)
+    left, right = als(rows, cols, matrix[rows, cols], (60, 100), start, 0.0, 1)
+    np.testing.assert_allclose(found.dense(), left @ right.T, atol=1e-6)
+
+
 def test_callbacks_and_history():
     _, rows, cols, values = problem(60, 50, 3, 0.5, noise=0.1)
     seen = []
