@@ -59,7 +59,7 @@ private:
         }
         while (p < end && a_.index[p] < i) ++p;
         if (p < end && a_.index[p] == i) diagonal_[at(i)] = static_cast<double>(values_[p++]);
-        
+        diagonal_[at(i)] += o_.shift;
         if (!(diagonal_[at(i)] > 0)) refuse("a positive diagonal (with the shift)");
         above_[at(i)] = p;
     }
