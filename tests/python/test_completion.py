@@ -149,10 +149,10 @@ def test_rows_with_few_entries(ridge, method):
     assert result.history["residual"][-1] <= result.history["residual"][0]
     start = rng.standard_normal((50, 4))
     step = quiet(rows, cols, values, (60, 50), 4, ridge=ridge, method=method, max_iter=1, init=(matrix[:, :4], start))
-    left, _ = als(rows, cols, values, (60, 50), start, ridge, 1)
-    errors = values - step.predict(rows, cols)
-    below = values - (left[rows] * start[cols]).sum(1)
-    assert errors @ errors <= below @ below * (1 + 1e-9) or ridge > 0
+    left, right = als(rows, cols, values, (60, 50), start, ridge, 1)  # rows of least norm where there are several
+    unique = np.bincount(cols, minlength=50) >= (8 if ridge == 0 else 0)
+    assert unique.sum() >= 30
+    np.testing.assert_allclose(step.dense()[:, unique], (left @ right.T)[:, unique], atol=1e-8)
 
 
 def test_a_place_given_twice_counts_twice():
