@@ -7,6 +7,7 @@ import argparse
 from bench import (
     accuracy,
     blowup,
+    completion,
     glm,
     ihvp,
     jax_programs,
@@ -22,6 +23,7 @@ from bench import (
 MODULES = (
     accuracy,
     blowup,
+    completion,
     glm,
     ihvp,
     jax_programs,

@@ -13,6 +13,7 @@ void bind_matrix_functions(pybind11::module_& m);
 void bind_ot(pybind11::module_& m);
 void bind_ot_cuda(pybind11::module_& m);
 void bind_sketch(pybind11::module_& m);
+void bind_completion(pybind11::module_& m);
 void bind_sketch_cuda(pybind11::module_& m);
 void bind_fisher(pybind11::module_& m);
 void bind_fisher_cuda(pybind11::module_& m);

@@ -20,6 +20,7 @@ PYBIND11_MODULE(_core, m) {
     raphson::bindings::bind_rows_cuda(m);
     raphson::bindings::bind_sketch(m);
     raphson::bindings::bind_sketch_cuda(m);
+    raphson::bindings::bind_completion(m);
     raphson::bindings::bind_newton(m);
     raphson::bindings::bind_minimize(m);
     raphson::bindings::bind_xla(m);

@@ -11,6 +11,7 @@
 #include "newton_schulz/elementwise.h"
 #include "newton_schulz/passes.h"
 #include "ot/passes.h"
+#include "sketch/completion_passes.h"
 #include "sketch/core.h"
 #include "sketch/dense_passes.h"
 #include "sketch/passes.h"
@@ -33,6 +34,7 @@ struct KernelTable {
     const SketchCoreTable& sketch_core;
     const DenseSketchTable& dense_sketch;
     const SweepTable& sweep;  // over tall matrices: sketch and newton
+    const CompletionTable& completion;  // sketch
 };
 
 // The best table that this CPU and RAPHSON_ISA allow, chosen once. std::invalid_argument for an unknown RAPHSON_ISA.

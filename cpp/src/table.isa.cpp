@@ -30,6 +30,7 @@ extern const SketchTable sketch_table;
 extern const SketchCoreTable sketch_core_table;
 extern const DenseSketchTable dense_sketch_table;
 extern const SweepTable sweep_table;
+extern const CompletionTable completion_table;
 RAPHSON_REST_END
 
 RAPHSON_ISA_BEGIN
@@ -50,6 +51,7 @@ const KernelTable kernel_table{RAPHSON_ISA_NAME,
                                rest::sketch_table,
                                rest::sketch_core_table,
                                rest::dense_sketch_table,
-                               rest::sweep_table};
+                               rest::sweep_table,
+                               rest::completion_table};
 
 RAPHSON_ISA_END

@@ -304,6 +304,26 @@ def lstsq(
     tol: float,
     seed: int,
 ) -> dict[str, Any]: ...
+def complete_matrix(
+    rows: npt.NDArray[np.int64],
+    cols: npt.NDArray[np.int64],
+    values: npt.NDArray[Any],
+    m: int,
+    n: int,
+    rank: int,
+    ridge: float,
+    tol: float,
+    max_iter: int,
+    seed: int,
+    spectral: bool,
+    method: int,
+    init: Doubles | None,
+    callback: Callable[..., bool] | None,
+) -> dict[str, Any]: ...
+def relax(
+    a: Rows, b: Doubles, omega: float, shift: float, method: int, tol: float, max_iter: int, init: Doubles | None
+) -> dict[str, Any]: ...
+def apply_recurrence(a: Rows, steps: Doubles, v: Doubles) -> Doubles: ...
 def _normal(a: Rows, v: Doubles) -> Doubles: ...
 def fit_glm(
     x: Rows | CudaRows,

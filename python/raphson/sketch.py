@@ -1,4 +1,8 @@
-"""Random embeddings: matrices S with E[SᵀS] = I that shorten tall matrices, and least squares by them."""
+"""Random embeddings: matrices S with E[SᵀS] = I that shorten tall matrices, and least squares by them.
+
+Beside them, for sequences of linear systems and regressions: completion of low-rank matrices, polynomials of a matrix
+as preconditioners, and a bandit that learns the parameter of SOR and SSOR.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,33 @@ import numpy as np
 import numpy.typing as npt
 
 from raphson import _core
+from raphson._completion import CompletionResult, CompletionState, complete_matrix
 from raphson._embedding import Doubles, Embedding
 from raphson._lstsq import LstsqResult, lstsq
+from raphson._polynomial import PolynomialPreconditioner, polynomial_preconditioner
 from raphson._row_sample import RowSample
 from raphson._seed import Seed
+from raphson._sor_bandit import SorBandit, SorResult
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array  # type: ignore[import-untyped]
 
-__all__ = ["SRHT", "CountSketch", "Gaussian", "LstsqResult", "RowSample", "SparseSign", "lstsq"]
+__all__ = [
+    "SRHT",
+    "CompletionResult",
+    "CompletionState",
+    "CountSketch",
+    "Gaussian",
+    "LstsqResult",
+    "PolynomialPreconditioner",
+    "RowSample",
+    "SorBandit",
+    "SorResult",
+    "SparseSign",
+    "complete_matrix",
+    "lstsq",
+    "polynomial_preconditioner",
+]
 
 
 class SparseSign(Embedding):
