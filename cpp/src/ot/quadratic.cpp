@@ -8,9 +8,9 @@
 namespace raphson {
 namespace {
 
-constexpr double level_factor = 8, level_goal = 1e-2;  // reg falls by the factor; levels between are solved to the goal
+constexpr double level_factor = 4, level_goal = 1e-4;  // reg falls by the factor; levels between are solved to the goal
 constexpr double widest = 0.1, first_scale = 0.05;     // of the cost's range: bounds of the smoothing
-constexpr int level_steps = 40, trials = 14, patience = 10;
+constexpr int level_steps = 150, trials = 14, patience = 10;
 
 class QuadraticRun {
 public:
@@ -34,8 +34,12 @@ public:
             while (regs.back() * level_factor * share_ < span_) regs.push_back(regs.back() * level_factor);
         }
         double delta = first_scale * span_;
+        // With a cardinality the way to it is the smooth problem's, whose solution is where the search for the kinks begins.
+        if (level_.constrained() && options_.g == nullptr) regs.insert(regs.begin(), problem_.reg);
         for (std::size_t k = regs.size(); k-- > 0 && !over_;) {
             level_.reg = regs[k];
+            last_ = k == 0;
+            level_.constrain(last_);
             if (k + 1 < regs.size() || options_.g != nullptr) {
                 delta = std::min(first_scale * span_, regs[k] * share_ / (k + 1 < regs.size() ? level_factor : 1));
             }
@@ -59,11 +63,11 @@ private:
             solution_.status = Status::breakdown;
             return over_ = true;
         }
-        if (level_.reg == problem_.reg && (best_error_ < 0 || level_.error < best_error_)) {
+        if (last_ && (best_error_ < 0 || level_.error < best_error_)) {
             best_error_ = level_.error;
             best_g_ = level_.g;
         }
-        if (solution_.iterations >= options_.max_iter && !(level_.reg == problem_.reg && level_.error <= options_.tol)) {
+        if (solution_.iterations >= options_.max_iter && !(last_ && level_.error <= options_.tol)) {
             solution_.status = Status::max_iter;
             return over_ = true;
         }
@@ -81,7 +85,7 @@ private:
         double lowest = level_.error;
         for (int step = 0; step < steps; ++step) {
             if (level_.error <= goal) {
-                if (level_.reg == problem_.reg) solution_.status = Status::converged;
+                if (last_) solution_.status = Status::converged;
                 return;
             }
             const bool at_floor = level_.error < 10 * floor();
@@ -96,7 +100,7 @@ private:
             failures_ = taken > 0 ? 0 : failures_ + 1;
             if (failures_ > (at_floor ? 1 : patience)) break;
         }
-        if (level_.reg != problem_.reg) return;
+        if (!last_) return;
         over_ = true;
         solution_.status = level_.error < 10 * floor() ? Status::precision_floor : Status::stalled;
     }
@@ -186,6 +190,7 @@ private:
 
     QuadraticSolution finish() {
         level_.reg = problem_.reg;
+        level_.constrain(true);
         if (best_error_ >= 0 && best_error_ < level_.error) level_.g = best_g_;
         level_.pass();
         const std::vector<double> shift =
@@ -224,7 +229,7 @@ private:
     std::vector<double> d_, best_g_;
     double mass_ = 0, span_ = 0, largest_ = 0, share_ = 0, best_error_ = -1;
     int failures_ = 0;
-    bool over_ = false;
+    bool over_ = false, last_ = false;
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 

@@ -41,6 +41,9 @@ public:
     double cost = 0, squares = 0; // ⟨P, C⟩, ‖P‖²
     std::int64_t entries = 0;     // of the plan
 
+    bool constrained() const { return cardinality_ < problem_.m; }
+    void constrain(bool on) { limit_ = on ? cardinality_ : problem_.m; }
+
     void pass(SparseResult* plan = nullptr);
     // Columns without mass rise until they touch the plan: free, since nothing else changes. One read of their costs.
     void lift();
@@ -65,7 +68,7 @@ private:
 
     const TransportProblem& problem_;
     HostLevel tiles_;  // cuts the rows
-    std::int64_t cardinality_, padded_;
+    std::int64_t cardinality_, limit_, padded_;
     std::vector<Rows> blocks_;
     std::vector<double> partials_;
     // the Hessian: W by blocks, and a rank-one floor that connects what the large weights leave unconnected

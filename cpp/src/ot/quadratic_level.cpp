@@ -36,7 +36,8 @@ CostBlock one_row(const CostBlock& tile, std::int64_t row) {
 
 QuadraticLevel::QuadraticLevel(const TransportProblem& problem, std::int64_t cardinality)
     : reg(problem.reg), problem_(problem), tiles_(problem),
-      cardinality_(cardinality > 0 && cardinality < problem.m ? cardinality : problem.m), padded_(ot_padded(problem.m)) {
+      cardinality_(cardinality > 0 && cardinality < problem.m ? cardinality : problem.m), limit_(cardinality_),
+      padded_(ot_padded(problem.m)) {
     const auto rows = static_cast<std::size_t>(problem.n), cols = static_cast<std::size_t>(padded_);
     g.assign(cols, minus_infinity);
     for (std::int64_t j = 0; j < problem.m; ++j) g[j] = problem.b[j] > 0 ? 0 : minus_infinity;
@@ -69,16 +70,16 @@ void QuadraticLevel::project_row(const CostBlock& row, std::int64_t i, Rows& row
     for (std::int64_t k = 0; k < count; ++k) v[k] -= highest;
     double t = kernels().ot.simplex_threshold(v, count, z, std::min(low, 0.0));
     bar[i] = highest + t;
-    if (count > cardinality_) {
+    if (count > limit_) {
         std::int64_t kept = 0;
         for (std::int64_t k = 0; k < count; ++k) kept += v[k] > t;
-        if (kept > cardinality_) {  // the largest of them, the first where several are equal
+        if (kept > limit_) {  // the largest of them, the first where several are equal
             std::vector<std::int64_t> order(static_cast<std::size_t>(count));
             std::iota(order.begin(), order.end(), std::int64_t(0));
-            std::nth_element(order.begin(), order.begin() + (cardinality_ - 1), order.end(), [&](std::int64_t p, std::int64_t q) {
+            std::nth_element(order.begin(), order.begin() + (limit_ - 1), order.end(), [&](std::int64_t p, std::int64_t q) {
                 return v[p] > v[q] || (v[p] == v[q] && p < q);
             });
-            order.resize(static_cast<std::size_t>(cardinality_));
+            order.resize(static_cast<std::size_t>(limit_));
             std::sort(order.begin(), order.end());
             double least = 0;
             for (std::size_t k = 0; k < order.size(); ++k) {
@@ -86,7 +87,7 @@ void QuadraticLevel::project_row(const CostBlock& row, std::int64_t i, Rows& row
                 v[k] = v[order[k]];
                 least = std::min(least, v[k]);
             }
-            count = cardinality_;
+            count = limit_;
             t = kernels().ot.simplex_threshold(v, count, z, -z);
             bar[i] = highest + least;
         }
