@@ -18,6 +18,7 @@ from raphson._transport_cuda import CudaProblem
 
 __all__ = [
     "TransportState",
+    "Watch",
     "hint",
     "iterations_of",
     "method_of",
@@ -159,7 +160,7 @@ def solve(
     if callback is not None and not callable(callback):
         raise TypeError(f"{function}: callback must be callable, got {type(callback).__name__}")
     problem.core()  # checks the rest, before anything shows on the screen
-    with _Watch(callback, progress, level) as watch:
+    with Watch(callback, progress, level) as watch:
         found = problem.solve(number, level, most, (f, g), watch.hook)
     return TransportResult._from_core(problem, found, level, like)
 
@@ -173,11 +174,17 @@ def warn_unless_converged(function: str, *results: TransportResult) -> None:
         warn_not_converged(function, worst.status, float(worst.marginal_error), worst.tol, what, stacklevel=4)
 
 
-class _Watch:
+class Watch:
     """The caller's callback and a progress bar, as one hook for the core."""
 
-    def __init__(self, callback: Callable[[TransportState], bool | None] | None, progress: bool, tol: float) -> None:
-        self._callback, self._tol, self._bar = callback, tol, Progress(progress, "sinkhorn")
+    def __init__(
+        self,
+        callback: Callable[[TransportState], bool | None] | None,
+        progress: bool,
+        tol: float,
+        name: str = "sinkhorn",
+    ) -> None:
+        self._callback, self._tol, self._bar = callback, tol, Progress(progress, name)
 
     @property
     def hook(self) -> Callable[..., bool] | None:
@@ -190,7 +197,7 @@ class _Watch:
             return False
         return bool(self._callback(TransportState(stage, iteration, error, reg, seconds)))
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
