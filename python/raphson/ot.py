@@ -384,7 +384,7 @@ def sparse_transport(
     r"""Transport with a sparse plan: min ⟨P, C⟩ + reg/2·‖P‖² over couplings of a and b, ‖·‖ being Frobenius's norm.
 
     The solution is P = max(f⊕g − C, 0)/reg. POT's ``ot.smooth.smooth_ot_dual(a, b, M, reg)`` and ``ot.solve(M, a, b,
-    reg, reg_type="L2")`` have the same plan for the same reg; the value of the second counts reg·‖P‖², without the half.
+    reg, reg_type="L2")`` have the same plan for the same reg; the second's value counts reg·‖P‖², without the half.
 
     Parameters
     ----------

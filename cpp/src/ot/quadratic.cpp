@@ -110,11 +110,14 @@ private:
         const double error = level_.error, value = level_.value;
         const double forcing = std::clamp(0.3 * goal / error, std::min(1e-3, 0.1 * error / mass_), 1e-2);
         const double narrow = 1e-14 * largest_;
-        double wide = std::max(widest * span_, narrow);
+        double wide = std::max({widest * span_, level_.reg * share_, narrow});
         delta = std::clamp(delta, narrow, wide);
         double slope = 0;
         for (;;) {
-            while (!level_.direction(delta, forcing, d_)) wide = delta /= 4;  // too many entries
+            while (!level_.direction(delta, forcing, d_)) {  // too many entries
+                wide = delta /= 4;
+                if (delta < narrow) return 0;
+            }
             slope = slope_of();
             // the model holds on the scale delta: a direction that goes far beyond asks for a wider one
             if (!(slope > 3 * delta * error) || delta >= wide) break;

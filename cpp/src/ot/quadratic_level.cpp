@@ -187,10 +187,15 @@ bool QuadraticLevel::collect(double delta) {
     row_inverse_.assign(static_cast<std::size_t>(n), 0.0);
     scale_.assign(static_cast<std::size_t>(n), 0.0);
     std::fill(partials_.begin(), partials_.end(), 0.0);
-    const double share = most_weights * static_cast<double>(n) * static_cast<double>(m) + 4096;
-    const auto room = static_cast<std::size_t>(2 * share / static_cast<double>(blocks_.size())) + 64;
+    // the plan's own entries have to fit in any case
+    const double share = std::max(most_weights * static_cast<double>(n) * static_cast<double>(m), 1.2 * static_cast<double>(entries)) + 4096;
+    const auto room_of = [&](const Rows& rows) {
+        const double fair = 2 * share / static_cast<double>(blocks_.size());
+        return static_cast<std::size_t>(std::max(fair, 1.2 * static_cast<double>(rows.entries) + 64 + static_cast<double>(m)));
+    };
     tiles_.each_tile([&](const CostBlock& tile, std::int64_t first, std::int64_t block) {
         Rows& rows = blocks_[block];
+        const std::size_t room = room_of(rows);
         if (first == tiles_.block_begin(block)) {
             rows.index.clear();
             rows.value.clear();
@@ -225,7 +230,7 @@ bool QuadraticLevel::collect(double delta) {
     bool fits = true;
     for (const Rows& rows : blocks_) {
         weights_ += static_cast<std::int64_t>(rows.index.size());
-        fits = fits && rows.index.size() < room;
+        fits = fits && rows.index.size() < room_of(rows);
     }
     if (!fits || static_cast<double>(weights_) > share) return false;
     double total = 0, mass = 0;
