@@ -28,7 +28,7 @@ __all__ = [
     "warn_unless_converged",
 ]
 
-METHODS = ("auto", "sinkhorn", "sns", "ssns")
+METHODS = ("auto", "sinkhorn", "sns", "ssns", "splr")
 DEFAULT_TOL = {"float64": 1e-9, "float32": 1e-5}
 DEFAULT_ITERATIONS = 10000
 
@@ -44,8 +44,6 @@ class TransportState(NamedTuple):
 
 
 def method_of(method: Any, function: str) -> int:
-    if method == "splr":
-        raise ValueError(f"{function}: method 'splr' is not there yet; one of {', '.join(METHODS)}")
     if method not in METHODS:
         raise ValueError(f"{function}: method must be one of {', '.join(METHODS)}, got {method!r}")
     return METHODS.index(method)

@@ -70,12 +70,14 @@ def sinkhorn(
         float64 or float32 (potentials and sums are float64 all the same). ``+inf`` forbids a pair.
     reg : float
         Regularisation > 0, in units of the cost.
-    method : {"auto", "sinkhorn", "sns", "ssns"}
+    method : {"auto", "sinkhorn", "sns", "ssns", "splr"}
         ``auto``: continuation in reg with extrapolated duals; at each level fused Sinkhorn sweeps (log domain, then
         kernel domain) while the measured contraction makes them the cheaper way, else Newton steps of the semi-dual by
         preconditioned conjugate gradients or a Cholesky factor, on the large entries of the plan or on all of it.
         ``sinkhorn``: sweeps only. ``sns``: 20 sweeps, then Newton steps on the 16·max(n, m) largest entries with Armijo
-        backtracking. ``ssns``: entries chosen by the error, shifted Hessian, acceptance by predicted decrease. On CUDA
+        backtracking. ``ssns``: entries chosen by the error, shifted Hessian, acceptance by predicted decrease. ``splr``: quasi-Newton on
+        fewer entries (0.1 % to 1 %, at least max(n, m)), with the BFGS correction of the last step and a strong Wolfe
+        search. On CUDA
         the same drivers choose among passes of the device, without its kernel domain and without factors (what they
         take a pass to cost there is a guess, not yet measured); ``sinkhorn`` has continuation in reg too.
     tol : float, optional
@@ -131,7 +133,7 @@ def sinkhorn(
     the parts that they fall into.
 
     Sources: Cuturi 2013; Tang, Shavlovsky, Rahmanian et al., Sinkhorn-Newton-Sparse (arXiv 2401.12253); Tang and Qiu,
-    SSNS (NeurIPS 2024). Unlike both, rows are eliminated exactly from the Newton system, what a pattern drops is lumped
+    SSNS (NeurIPS 2024); Wang and Qiu, SPLR (ICML 2025). Unlike them, rows are eliminated exactly from the Newton system, what a pattern drops is lumped
     into a rank-one term that keeps its row and column sums, and steps are accepted on the derivative along the
     direction.
     """
