@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import argparse
 
-from bench import accuracy, blowup, glm, ihvp, matrix_functions, muon, newton, newton_schulz, ot, overhead, sketch
+from bench import (
+    accuracy,
+    blowup,
+    glm,
+    ihvp,
+    matrix_functions,
+    muon,
+    newton,
+    newton_schulz,
+    ot,
+    ot_sparse,
+    overhead,
+    sketch,
+)
 
-MODULES = (accuracy, blowup, glm, ihvp, matrix_functions, newton, newton_schulz, muon, ot, overhead, sketch)
+MODULES = (accuracy, blowup, glm, ihvp, matrix_functions, newton, newton_schulz, muon, ot, ot_sparse, overhead, sketch)
 SUITES = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 

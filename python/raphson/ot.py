@@ -75,11 +75,11 @@ def sinkhorn(
         kernel domain) while the measured contraction makes them the cheaper way, else Newton steps of the semi-dual by
         preconditioned conjugate gradients or a Cholesky factor, on the large entries of the plan or on all of it.
         ``sinkhorn``: sweeps only. ``sns``: 20 sweeps, then Newton steps on the 16·max(n, m) largest entries with Armijo
-        backtracking. ``ssns``: entries chosen by the error, shifted Hessian, acceptance by predicted decrease. ``splr``: quasi-Newton on
-        fewer entries (0.1 % to 1 %, at least max(n, m)), with the BFGS correction of the last step and a strong Wolfe
-        search. On CUDA
-        the same drivers choose among passes of the device, without its kernel domain and without factors (what they
-        take a pass to cost there is a guess, not yet measured); ``sinkhorn`` has continuation in reg too.
+        backtracking. ``ssns``: entries chosen by the error, shifted Hessian, acceptance by predicted decrease.
+        ``splr``: quasi-Newton on fewer entries (0.1 % to 1 %, at least max(n, m)), with the BFGS correction of the last
+        step and a strong Wolfe search. On CUDA the same drivers choose among passes of the device, without its kernel
+        domain and without factors (what they take a pass to cost there is a guess, not yet measured); ``sinkhorn`` has
+        continuation in reg too.
     tol : float, optional
         Bound on ‖P1 − a‖₁ + ‖Pᵀ1 − b‖₁ (with ``unbalanced`` the L1 optimality residual); None: 1e-9, and 1e-5 where
         float32 data is involved. Below what float64 reaches (about 2e-16·max|C|/reg) the status is ``precision_floor``.
@@ -133,9 +133,9 @@ def sinkhorn(
     the parts that they fall into.
 
     Sources: Cuturi 2013; Tang, Shavlovsky, Rahmanian et al., Sinkhorn-Newton-Sparse (arXiv 2401.12253); Tang and Qiu,
-    SSNS (NeurIPS 2024); Wang and Qiu, SPLR (ICML 2025). Unlike them, rows are eliminated exactly from the Newton system, what a pattern drops is lumped
-    into a rank-one term that keeps its row and column sums, and steps are accepted on the derivative along the
-    direction.
+    SSNS (NeurIPS 2024); Wang and Qiu, SPLR (ICML 2025). Unlike them, rows are eliminated exactly from the Newton
+    system, what a pattern drops is lumped into a rank-one term that keeps its row and column sums, and steps are
+    accepted on the derivative along the direction.
     """
     result = solve(
         "sinkhorn", a, b, cost, reg, method, tol, max_iter, init, unbalanced, callback, progress, check_finite
