@@ -108,7 +108,7 @@ private:
     // One direction and the line search along it; the number of passes that brought progress, 0 for none.
     int newton_step(double goal, double& delta) {
         const double error = level_.error, value = level_.value;
-        const double forcing = std::clamp(0.3 * goal / error, std::min(1e-3, 0.1 * error / mass_), 1e-2);
+        const double forcing = std::clamp(0.3 * goal / error, std::min(3e-2, 0.3 * error / mass_), 0.1);
         const double narrow = 1e-14 * largest_;
         double wide = std::max({widest * span_, level_.reg * share_, narrow});
         delta = std::clamp(delta, narrow, wide);

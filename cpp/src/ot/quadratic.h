@@ -70,7 +70,7 @@ private:
     HostLevel tiles_;  // cuts the rows
     std::int64_t cardinality_, limit_, padded_;
     std::vector<Rows> blocks_;
-    std::vector<double> partials_;
+    std::vector<double> partials_, triples_;
     // the Hessian: W by blocks, and a rank-one floor that connects what the large weights leave unconnected
     std::vector<double> diagonal_, jacobi_, row_inverse_, scale_, spread_, lump_;
     double floor_ = 0, lump_pp_ = 0;

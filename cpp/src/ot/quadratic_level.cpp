@@ -186,7 +186,7 @@ bool QuadraticLevel::collect(double delta) {
     const auto cols = static_cast<std::size_t>(padded_);
     row_inverse_.assign(static_cast<std::size_t>(n), 0.0);
     scale_.assign(static_cast<std::size_t>(n), 0.0);
-    std::fill(partials_.begin(), partials_.end(), 0.0);
+    triples_.assign(3 * partials_.size(), 0.0);
     // the plan's own entries have to fit in any case
     const double share = std::max(most_weights * static_cast<double>(n) * static_cast<double>(m), 1.2 * static_cast<double>(entries)) + 4096;
     const auto room_of = [&](const Rows& rows) {
@@ -200,7 +200,7 @@ bool QuadraticLevel::collect(double delta) {
             rows.index.clear();
             rows.value.clear();
         }
-        double* sums = partials_.data() + block * padded_;
+        double* sums = triples_.data() + 3 * block * padded_;
         for (std::int64_t r = 0; r < tile.rows; ++r) {
             const std::int64_t i = first + r;
             if (problem_.a[i] > 0 && rows.index.size() < room) {
@@ -213,15 +213,21 @@ bool QuadraticLevel::collect(double delta) {
                     total += rows.v[k] * (std::max(v + f[i], 0.0) + delta);
                     weight += rows.v[k];
                 }
-                const double s = total > 0 ? reg * problem_.a[i] / total : 0;
-                for (std::int64_t k = 0; k < count; ++k) {
-                    const double w = s * rows.v[k];
-                    rows.index.push_back(rows.candidate[k]);
-                    rows.value.push_back(w);
-                    sums[rows.candidate[k]] += w;
+                const double s = total > 0 ? reg * problem_.a[i] / total : 0, row = s * (weight + floor_ * static_cast<double>(m));
+                const double inverse = row > 0 ? 1 / row : 0, of_floor = s * inverse;
+                const std::size_t at = rows.index.size();
+                rows.index.insert(rows.index.end(), rows.candidate.begin(), rows.candidate.begin() + count);
+                rows.value.resize(at + static_cast<std::size_t>(count));
+                double* weights = rows.value.data() + at;
+                for (std::int64_t k = 0; k < count; ++k) {  // W's column sums, W²'s for Jacobi, and those of the floor's shares
+                    const double w = weights[k] = s * rows.v[k];
+                    double* into = sums + 3 * rows.candidate[k];
+                    into[0] += w;
+                    into[1] += w * w * inverse;
+                    into[2] += w * of_floor;
                 }
                 scale_[i] = s;
-                row_inverse_[i] = s * (weight + floor_ * static_cast<double>(m));
+                row_inverse_[i] = inverse;
             }
             rows.row_end[i - tiles_.block_begin(block)] = static_cast<std::int64_t>(rows.index.size());
         }
@@ -236,8 +242,6 @@ bool QuadraticLevel::collect(double delta) {
     double total = 0, mass = 0;
     lump_pp_ = 0;
     for (std::int64_t i = 0; i < n; ++i) {
-        if (!(row_inverse_[i] > 0)) continue;
-        row_inverse_[i] = 1 / row_inverse_[i];
         total += scale_[i];
         lump_pp_ += scale_[i] * scale_[i] * row_inverse_[i];
     }
@@ -245,23 +249,14 @@ bool QuadraticLevel::collect(double delta) {
     spread_.assign(cols, 0.0);
     diagonal_.assign(cols, 0.0);
     for (std::int64_t j = 0; j < m; ++j) spread_[j] = problem_.b[j] * static_cast<double>(m) / mass;
-    for (std::size_t k = 0; k < blocks_.size(); ++k) {
-        for (std::size_t j = 0; j < cols; ++j) diagonal_[j] += partials_[k * cols + j];
-    }
-    // squares for Jacobi's preconditioner, and Wᵀ of the rows' shares of the floor
     std::vector<double> square(cols, 0.0);
     lump_.assign(cols, 0.0);
     for (std::size_t k = 0; k < blocks_.size(); ++k) {
-        const Rows& rows = blocks_[k];
-        std::int64_t i = tiles_.block_begin(static_cast<std::int64_t>(k)), at = 0;
-        for (std::int64_t end : rows.row_end) {
-            const double share_of_row = scale_[i] * row_inverse_[i];
-            for (; at < end; ++at) {
-                const double w = rows.value[at];
-                square[rows.index[at]] += w * w * row_inverse_[i];
-                lump_[rows.index[at]] += w * share_of_row;
-            }
-            ++i;
+        const double* part = triples_.data() + 3 * k * cols;
+        for (std::size_t j = 0; j < cols; ++j) {
+            diagonal_[j] += part[3 * j];
+            square[j] += part[3 * j + 1];
+            lump_[j] += part[3 * j + 2];
         }
     }
     jacobi_.assign(cols, 0.0);
