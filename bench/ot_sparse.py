@@ -37,7 +37,7 @@ CASES = [
 ]
 QUICK = [("assignment 500", (1.0,)), ("cloud 1000 .01", (10.0,))]
 LIMITS = [("assignment 500", 10.0, 3), ("cloud 1000 .01", 10.0, 5)]
-QROT = ("grssn", "assn", "lbfgs_semi_dual", "lbfgs_dual")
+QROT = ("grssn", "assn")  # the fastest of its nine here
 
 
 @dataclass(frozen=True)

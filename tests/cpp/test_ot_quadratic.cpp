@@ -91,6 +91,14 @@ TEST_CASE("ot quadratic: thresholds of simplices") {
                 CHECK(std::fabs(got - expected) <= 1e-14 * (z + std::fabs(expected)));
             }
         }
+        for (int count = 2; count < 40; ++count) {  // entries at the threshold: in or out by a rounding, and it has to end
+            for (const double z : {0.1, 1.0 / 3, 0.7}) {
+                std::vector<double> v(static_cast<std::size_t>(count), -z);
+                v[0] = 0;
+                CHECK(std::fabs(table.simplex_threshold(v.data(), count, z, -z) + z) <= 1e-15);
+                CHECK(std::fabs(table.simplex_threshold(v.data(), count, z, 0.0) + z) <= 1e-15);
+            }
+        }
     });
 }
 

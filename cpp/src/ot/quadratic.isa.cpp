@@ -109,8 +109,8 @@ double ot_simplex_threshold(const double* v, std::int64_t count, double z, doubl
         }
         if (above == 0) return t;
         const double next = t + (total - z) / static_cast<double>(above);
-        // a start a rounding too high: one step back, and the piece is found from there
-        if (above == before || next == t) return next;
+        // from a start too high one step leads back; after it the steps only rise, but for rounding, which must not go on for ever
+        if (above == before || (before >= 0 && !(next > t))) return next;
         before = above;
         t = next;
     }
