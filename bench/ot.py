@@ -220,7 +220,7 @@ def contest(names: list[str], threads: int, limit: float, methods: bool) -> Iter
             continue
         yield ours(name, data, threads)
         if methods:
-            for method in ("sinkhorn", "sns", "ssns"):
+            for method in ("sinkhorn", "sns", "ssns", "splr"):
                 yield ours(name, data, threads, method, repeats=1)
         yield pot(name, data, threads, limit)
         if methods:
@@ -347,7 +347,7 @@ def plot(path: str, name: str, threads: int) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for method in ("auto", "sinkhorn", "ssns", "sns"):
+        for method in ("auto", "sinkhorn", "ssns", "splr", "sns"):
             history = raphson.sinkhorn(a, b, cost, reg, method=method, max_iter=3000).history
             last = history[history["reg"] == reg]
             axes.loglog(

@@ -14,6 +14,7 @@
 #include "common/threads.h"
 #include "cuda_module.h"
 #include "ot/problem.h"
+#include "ot/quadratic.h"
 #include "ot/queries.h"
 #include "ot/run.h"
 #include "table.h"
@@ -59,6 +60,31 @@ public:
         TransportSolution solution;
         run_released(1e9, [&] { solution = solve_transport(problem_, options); });
         return as_dict(solution);
+    }
+
+    py::dict quadratic(std::int64_t cardinality, double tol, int max_iter, const std::optional<Doubles>& g,
+                       const py::object& callback) {
+        TransportOptions options = make_options(0, tol, max_iter);
+        if (g) options.g = g->data();
+        if (!callback.is_none()) {
+            options.callback = [&](const TransportRecord& record, int iteration) { return call(callback, record, iteration); };
+        }
+        QuadraticSolution solution;
+        run_released(1e9, [&] { solution = solve_quadratic(problem_, cardinality, options); });
+        TransportSolution common;
+        common.f = std::move(solution.f);
+        common.g = std::move(solution.g);
+        common.status = solution.status;
+        common.iterations = solution.iterations;
+        common.newton_iterations = solution.newton_iterations;
+        common.cg_iterations = solution.cg_iterations;
+        common.marginal_error = solution.marginal_error;
+        common.cost = solution.cost;
+        common.history = std::move(solution.history);
+        py::dict d = as_dict(common);
+        d["squares"] = solution.squares;
+        d["plan"] = as_tuple(solution.plan);
+        return d;
     }
 
     Doubles rows(const Doubles& f, const Doubles& g, std::int64_t begin, std::int64_t end) {
@@ -221,6 +247,7 @@ void bind_ot(py::module_& m) {
         .def(py::init<std::string, const Doubles&, const Doubles&, const py::object&, const py::object&, double, double, double,
                       double, bool>())
         .def("solve", &PyTransport::solve)
+        .def("quadratic", &PyTransport::quadratic)
         .def("rows", &PyTransport::rows)
         .def("apply", &PyTransport::apply)
         .def("sparse", &PyTransport::sparse)

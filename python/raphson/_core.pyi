@@ -205,6 +205,14 @@ class Transport:
         g: Doubles | None,
         callback: Callable[[str, int, float, float, float], bool] | None,
     ) -> dict[str, Any]: ...
+    def quadratic(
+        self,
+        cardinality: int,
+        tol: float,
+        max_iter: int,
+        g: Doubles | None,
+        callback: Callable[[str, int, float, float, float], bool] | None,
+    ) -> dict[str, Any]: ...
     def rows(self, f: Doubles, g: Doubles, begin: int, end: int) -> Doubles: ...
     def apply(self, f: Doubles, g: Doubles, transposed: bool, v: Doubles) -> Doubles: ...
     def sparse(

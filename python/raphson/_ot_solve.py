@@ -18,6 +18,7 @@ from raphson._transport_cuda import CudaProblem
 
 __all__ = [
     "TransportState",
+    "Watch",
     "hint",
     "iterations_of",
     "method_of",
@@ -27,7 +28,7 @@ __all__ = [
     "warn_unless_converged",
 ]
 
-METHODS = ("auto", "sinkhorn", "sns", "ssns")
+METHODS = ("auto", "sinkhorn", "sns", "ssns", "splr")
 DEFAULT_TOL = {"float64": 1e-9, "float32": 1e-5}
 DEFAULT_ITERATIONS = 10000
 
@@ -43,8 +44,6 @@ class TransportState(NamedTuple):
 
 
 def method_of(method: Any, function: str) -> int:
-    if method == "splr":
-        raise ValueError(f"{function}: method 'splr' is not there yet; one of {', '.join(METHODS)}")
     if method not in METHODS:
         raise ValueError(f"{function}: method must be one of {', '.join(METHODS)}, got {method!r}")
     return METHODS.index(method)
@@ -159,7 +158,7 @@ def solve(
     if callback is not None and not callable(callback):
         raise TypeError(f"{function}: callback must be callable, got {type(callback).__name__}")
     problem.core()  # checks the rest, before anything shows on the screen
-    with _Watch(callback, progress, level) as watch:
+    with Watch(callback, progress, level) as watch:
         found = problem.solve(number, level, most, (f, g), watch.hook)
     return TransportResult._from_core(problem, found, level, like)
 
@@ -173,11 +172,17 @@ def warn_unless_converged(function: str, *results: TransportResult) -> None:
         warn_not_converged(function, worst.status, float(worst.marginal_error), worst.tol, what, stacklevel=4)
 
 
-class _Watch:
+class Watch:
     """The caller's callback and a progress bar, as one hook for the core."""
 
-    def __init__(self, callback: Callable[[TransportState], bool | None] | None, progress: bool, tol: float) -> None:
-        self._callback, self._tol, self._bar = callback, tol, Progress(progress, "sinkhorn")
+    def __init__(
+        self,
+        callback: Callable[[TransportState], bool | None] | None,
+        progress: bool,
+        tol: float,
+        name: str = "sinkhorn",
+    ) -> None:
+        self._callback, self._tol, self._bar = callback, tol, Progress(progress, name)
 
     @property
     def hook(self) -> Callable[..., bool] | None:
@@ -190,7 +195,7 @@ class _Watch:
             return False
         return bool(self._callback(TransportState(stage, iteration, error, reg, seconds)))
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Watch:
         return self
 
     def __exit__(self, *_: object) -> None:

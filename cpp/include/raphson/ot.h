@@ -17,6 +17,7 @@ enum class TransportMethod : std::uint8_t {
     sinkhorn,   // alternating scaling, in the kernel domain once it is safe
     sns,        // Sinkhorn-Newton-Sparse: warm-up, then Newton steps with a fixed number of entries of the plan
     ssns,       // entries chosen by the error, shifted Hessian, trust-region acceptance
+    splr,       // the largest entries plus a low-rank (BFGS) correction from the last step
 };
 enum class TransportStage : std::uint8_t { sinkhorn, kernel, newton, dense_newton };
 const char* to_string(TransportStage stage);

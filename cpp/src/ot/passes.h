@@ -13,6 +13,7 @@
 namespace raphson {
 
 constexpr std::int64_t ot_padding = 8;
+constexpr std::int64_t ot_peaks = 32;
 constexpr int ot_group = 4;  // rows that share the reads of ψ and of the column sums
 // Rows of exponentials start at different offsets within a page: stores to one would hold up loads at the same offset.
 constexpr std::int64_t ot_scratch_row(std::int64_t columns) { return (columns + ot_padding + 511) / 512 * 512 + 72; }
@@ -118,6 +119,13 @@ struct OtTable {
     void (*point_costs)(const PointBlock& block);
     // out[k] = 2^x[k]: for tests.
     void (*exp2)(const double* x, std::int64_t count, double* out);
+
+    // Of one row, v = g − C: lane-wise maxima (ot_peaks numbers, -Inf where there are fewer columns); the entries v ≥ bound with
+    // their columns, in order, for which there must be room for ot_padding more than there are; t with
+    // Σ max(v − t, 0) = z, at least `t` given, which must not be too high.
+    void (*row_peaks)(const CostBlock& row, const double* g, double* peaks);
+    std::int64_t (*row_above)(const CostBlock& row, const double* g, double bound, std::int32_t* index, double* value);
+    double (*simplex_threshold)(const double* v, std::int64_t count, double z, double t);
 
     // S (n×n, row major, symmetric, of which the upper triangle is read) becomes its Cholesky factor; false when a pivot is not positive.
     bool (*cholesky)(double* s, std::int64_t n);

@@ -318,9 +318,13 @@ void exp2_all(const double* x, std::int64_t count, double* out) {
 
 bool ot_cholesky(double* s, std::int64_t n);
 void ot_cholesky_solve(const double* factor, std::int64_t n, double* x);
+void ot_row_peaks(const CostBlock& row, const double* g, double* peaks);
+std::int64_t ot_row_above(const CostBlock& row, const double* g, double bound, std::int32_t* index, double* value);
+double ot_simplex_threshold(const double* v, std::int64_t count, double z, double t);
 
 extern const OtTable ot_table;
-const OtTable ot_table{scan,           log_sweep,   kernel_sweep, column_max,  column_sum,       sparse_normal,
-                       sparse_columns, point_costs, exp2_all,     ot_cholesky, ot_cholesky_solve};
+const OtTable ot_table{scan,           log_sweep,    kernel_sweep, column_max,           column_sum,  sparse_normal,
+                       sparse_columns, point_costs,  exp2_all,     ot_row_peaks,         ot_row_above, ot_simplex_threshold,
+                       ot_cholesky,    ot_cholesky_solve};
 
 RAPHSON_ISA_END

@@ -22,6 +22,7 @@ public:
     void sinkhorn();
     void sns();
     void ssns();
+    void splr();
     TransportSolution finish();
 
 private:

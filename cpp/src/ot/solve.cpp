@@ -384,6 +384,7 @@ TransportSolution solve_transport(Level& level, const TransportOptions& options)
         case TransportMethod::sinkhorn: run.sinkhorn(); break;
         case TransportMethod::sns: run.sns(); break;
         case TransportMethod::ssns: run.ssns(); break;
+        case TransportMethod::splr: run.splr(); break;
     }
     return run.finish();
 }

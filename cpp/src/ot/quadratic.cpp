@@ -1,0 +1,248 @@
+#include "ot/quadratic.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+namespace raphson {
+namespace {
+
+constexpr double level_factor = 4, level_goal = 1e-4;  // reg falls by the factor; levels between are solved to the goal
+constexpr double widest = 0.1, first_scale = 0.05;     // of the cost's range: bounds of the smoothing
+constexpr int level_steps = 150, trials = 14, patience = 10;
+
+class QuadraticRun {
+public:
+    QuadraticRun(const TransportProblem& problem, std::int64_t cardinality, const TransportOptions& options)
+        : problem_(problem), options_(options), level_(problem, cardinality) {
+        for (double a : problem.a) mass_ += a;
+        span_ = std::max(problem.highest_cost - problem.lowest_cost, 0.0);
+        largest_ = std::max({std::abs(problem.highest_cost), std::abs(problem.lowest_cost), std::numeric_limits<double>::min()});
+        if (!(span_ > 1e-12 * largest_)) span_ = 1e-12 * largest_;
+        share_ = mass_ / static_cast<double>(std::max(problem.n, problem.m));
+        if (options.g != nullptr) {
+            for (std::int64_t j = 0; j < problem.m; ++j) {
+                if (problem.b[j] > 0 && std::isfinite(options.g[j])) level_.g[j] = options.g[j];
+            }
+        }
+    }
+
+    QuadraticSolution solve() {
+        std::vector<double> regs(1, problem_.reg);
+        if (options_.g == nullptr) {
+            while (regs.back() * level_factor * share_ < span_) regs.push_back(regs.back() * level_factor);
+        }
+        double delta = first_scale * span_;
+        // With a cardinality the way to it is the smooth problem's, whose solution is where the search for the kinks begins.
+        if (level_.constrained() && options_.g == nullptr) regs.insert(regs.begin(), problem_.reg);
+        for (std::size_t k = regs.size(); k-- > 0 && !over_;) {
+            level_.reg = regs[k];
+            last_ = k == 0;
+            level_.constrain(last_);
+            if (k + 1 < regs.size() || options_.g != nullptr) {
+                delta = std::min(first_scale * span_, regs[k] * share_ / (k + 1 < regs.size() ? level_factor : 1));
+            }
+            reach(k == 0 ? 0.9 * options_.tol : std::max(level_goal * mass_, options_.tol), k == 0 ? options_.max_iter : level_steps, delta);
+        }
+        return finish();
+    }
+
+private:
+    bool pass() {  // true when the run is over
+        level_.pass();
+        level_.lift();
+        ++solution_.iterations;
+        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start_;
+        solution_.history.push_back({TransportStage::newton, level_.error, level_.reg, seconds.count()});
+        if (options_.callback && options_.callback(solution_.history.back(), solution_.iterations)) {
+            solution_.status = Status::stopped;
+            return over_ = true;
+        }
+        if (!std::isfinite(level_.error) || !std::isfinite(level_.value)) {
+            solution_.status = Status::breakdown;
+            return over_ = true;
+        }
+        if (last_ && (best_error_ < 0 || level_.error < best_error_)) {
+            best_error_ = level_.error;
+            best_g_ = level_.g;
+        }
+        if (solution_.iterations >= options_.max_iter && !(last_ && level_.error <= options_.tol)) {
+            solution_.status = Status::max_iter;
+            return over_ = true;
+        }
+        return false;
+    }
+
+    // What rounding of g − C leaves of the column sums.
+    double floor() const {
+        return 4 * std::numeric_limits<double>::epsilon() * (mass_ + largest_ * static_cast<double>(level_.entries) / level_.reg);
+    }
+
+    void reach(double goal, int steps, double delta) {
+        if (pass()) return;
+        int idle = 0;
+        double lowest = level_.error;
+        for (int step = 0; step < steps; ++step) {
+            if (level_.error <= goal) {
+                if (last_) solution_.status = Status::converged;
+                return;
+            }
+            const bool at_floor = level_.error < 10 * floor();
+            if (level_.error < 0.9 * lowest) {
+                lowest = level_.error;
+                idle = 0;
+            } else if (++idle > (at_floor ? 3 : 4 * patience)) {
+                break;
+            }
+            const int taken = newton_step(goal, delta);
+            if (over_) return;
+            failures_ = taken > 0 ? 0 : failures_ + 1;
+            if (failures_ > (at_floor ? 1 : patience)) break;
+        }
+        if (!last_) return;
+        over_ = true;
+        solution_.status = level_.error < 10 * floor() ? Status::precision_floor : Status::stalled;
+    }
+
+    // One direction and the line search along it; the number of passes that brought progress, 0 for none.
+    int newton_step(double goal, double& delta) {
+        const double error = level_.error, value = level_.value;
+        const double forcing = std::clamp(0.3 * goal / error, std::min(3e-2, 0.3 * error / mass_), 0.1);
+        const double narrow = 1e-14 * largest_;
+        double wide = std::max({widest * span_, level_.reg * share_, narrow});
+        delta = std::clamp(delta, narrow, wide);
+        double slope = 0;
+        for (;;) {
+            while (!level_.direction(delta, forcing, d_)) {  // too many entries
+                wide = delta /= 4;
+                if (delta < narrow) return 0;
+            }
+            slope = slope_of();
+            // the model holds on the scale delta: a direction that goes far beyond asks for a wider one
+            if (!(slope > 3 * delta * error) || delta >= wide) break;
+            delta = std::min({slope / error, 8 * delta, wide});
+        }
+        for (std::int64_t j = 0; j < problem_.m; ++j) {  // beyond four delta only as the logarithm
+            const double far = std::abs(d_[j]) / (4 * delta);
+            if (far > 1) d_[j] = std::copysign(4 * delta * (1 + std::log(far)), d_[j]);
+        }
+        slope = slope_of();
+        if (!(slope > 0) || !std::isfinite(slope)) {
+            delta = std::min(4 * delta, wide);
+            return 0;
+        }
+        const std::vector<double> start = level_.g;
+        const double rounding = 1e-13 * std::abs(value) + 1e-15 * mass_ * largest_;
+        double alpha = 1, low = 0, low_slope = slope, high = 0, high_slope = 0, best_alpha = 0, best_value = value;
+        bool good = false;
+        for (int trial = 0; trial < trials; ++trial) {
+            for (std::int64_t j = 0; j < problem_.m; ++j) {
+                if (problem_.b[j] > 0) level_.g[j] = start[j] + alpha * d_[j];
+            }
+            if (pass()) return 0;
+            const double now = slope_of();
+            const bool risen = level_.value > value + rounding;
+            if (level_.value < best_value) {
+                best_value = level_.value;
+                best_alpha = alpha;
+            }
+            good = std::abs(now) <= 0.7 * slope && !risen;
+            if (good) break;
+            if (now < 0 || risen) {
+                high = alpha;
+                high_slope = now;
+            } else {
+                low = alpha;
+                low_slope = now;
+                if (high == 0) {
+                    alpha *= 3;
+                    continue;
+                }
+            }
+            const double guess = low_slope / (low_slope - std::min(high_slope, 0.0) + 1e-300);
+            alpha = low + (high - low) * std::clamp(guess, 0.1, risen ? 0.4 : 0.9);
+            if (high - low < 1e-3 * high && best_alpha > 0) break;  // a kink
+        }
+        if (!good) {
+            if (level_.value > best_value || best_alpha == 0) {
+                alpha = best_alpha;
+                for (std::int64_t j = 0; j < problem_.m; ++j) {
+                    if (problem_.b[j] > 0) level_.g[j] = start[j] + alpha * d_[j];
+                }
+                if (pass()) return 0;
+            }
+            if (best_alpha == 0) {
+                delta = std::min(8 * delta, wide);
+                return 0;
+            }
+        }
+        ++solution_.newton_iterations;
+        const double moved = alpha * slope / error;
+        delta = alpha > 1 ? std::max(moved, delta) : std::max(moved, 1e-3 * delta);
+        return 1;
+    }
+
+    double slope_of() const {
+        double sum = 0;
+        for (std::int64_t j = 0; j < problem_.m; ++j) {
+            if (problem_.b[j] > 0) sum += (problem_.b[j] - level_.columns[j]) * d_[j];
+        }
+        return sum;
+    }
+
+    QuadraticSolution finish() {
+        level_.reg = problem_.reg;
+        level_.constrain(true);
+        if (best_error_ >= 0 && best_error_ < level_.error) level_.g = best_g_;
+        level_.pass();
+        const std::vector<double> shift =
+            gauge_shifts(problem_, [&](std::int64_t i) { return level_.f[i]; }, [&](std::int64_t j) { return level_.g[j]; });
+        for (std::int64_t j = 0; j < problem_.m; ++j) {
+            if (problem_.b[j] > 0) level_.g[j] -= shift[problem_.column_part(j)];
+        }
+        level_.pass(&solution_.plan);
+        solution_.f.assign(level_.f.begin(), level_.f.end());
+        solution_.g.assign(level_.g.begin(), level_.g.begin() + problem_.m);
+        for (std::int64_t i = 0; i < problem_.n; ++i) {
+            if (!(problem_.a[i] > 0)) solution_.f[i] = minus_infinity;
+        }
+        double rows = 0;  // as returned
+        std::int64_t at = 0;
+        for (std::int64_t i = 0; i < problem_.n; ++i) {
+            double sum = 0;
+            for (; at < solution_.plan.row_end[i]; ++at) sum += solution_.plan.value[at];
+            rows += std::abs(sum - problem_.a[i]);
+        }
+        solution_.marginal_error = rows + level_.error;
+        solution_.cost = level_.cost;
+        solution_.squares = level_.squares;
+        solution_.cg_iterations = level_.cg_iterations;
+        if (solution_.marginal_error <= options_.tol && solution_.status != Status::stopped) solution_.status = Status::converged;
+        if (solution_.status == Status::converged && !(solution_.marginal_error <= options_.tol)) {
+            solution_.status = Status::precision_floor;
+        }
+        return std::move(solution_);
+    }
+
+    const TransportProblem& problem_;
+    const TransportOptions& options_;
+    QuadraticLevel level_;
+    QuadraticSolution solution_;
+    std::vector<double> d_, best_g_;
+    double mass_ = 0, span_ = 0, largest_ = 0, share_ = 0, best_error_ = -1;
+    int failures_ = 0;
+    bool over_ = false, last_ = false;
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace
+
+QuadraticSolution solve_quadratic(const TransportProblem& problem, std::int64_t cardinality, const TransportOptions& options) {
+    QuadraticSolution solution = QuadraticRun(problem, cardinality, options).solve();
+    const bool stuck = solution.status == Status::stalled || solution.status == Status::max_iter;
+    if (stuck && proves_infeasible(problem, solution.f, solution.g)) solution.status = Status::infeasible;
+    return solution;
+}
+
+}  // namespace raphson
