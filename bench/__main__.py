@@ -1,0 +1,56 @@
+"""``python -m bench SUITE`` from the top of the repository."""
+
+from __future__ import annotations
+
+import argparse
+
+from bench import (
+    accuracy,
+    blowup,
+    completion,
+    glm,
+    ihvp,
+    jax_programs,
+    matrix_functions,
+    muon,
+    newton,
+    newton_schulz,
+    ot,
+    ot_sparse,
+    overhead,
+    sketch,
+)
+
+MODULES = (
+    accuracy,
+    blowup,
+    completion,
+    glm,
+    ihvp,
+    jax_programs,
+    matrix_functions,
+    muon,
+    newton,
+    newton_schulz,
+    ot,
+    ot_sparse,
+    overhead,
+    sketch,
+)
+SUITES = {module.__name__.split(".")[-1]: module for module in MODULES}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    suites = parser.add_subparsers(dest="suite", required=True, metavar="suite")
+    for name, module in SUITES.items():
+        suite = suites.add_parser(name, help=(module.__doc__ or "").splitlines()[0], description=module.__doc__)
+        module.add_arguments(suite)
+        suite.set_defaults(run=module.run)
+    arguments = parser.parse_args()
+    status: int = arguments.run(arguments)
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
