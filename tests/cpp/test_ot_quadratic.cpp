@@ -96,7 +96,7 @@ TEST_CASE("ot quadratic: thresholds of simplices") {
                 std::vector<double> v(static_cast<std::size_t>(count), -z);
                 v[0] = 0;
                 CHECK(std::fabs(table.simplex_threshold(v.data(), count, z, -z) + z) <= 1e-15);
-                CHECK(std::fabs(table.simplex_threshold(v.data(), count, z, 0.0) + z) <= 1e-15);
+                CHECK(std::fabs(table.simplex_threshold(v.data(), count, z, -0.5 * z) + z) <= 1e-15);
             }
         }
     });
