@@ -114,13 +114,20 @@ public:
     }
     Doubles weights(bool of_b) const { return array(of_b ? problem_.b : problem_.a); }
 
-    // Small problems run one a thread.
-    static py::list solve_batch(const std::vector<PyTransport*>& problems, int method, double tol, int max_iter) {
-        const TransportOptions options = make_options(method, tol, max_iter);
+    // Small problems run one a thread. `starts`: f and g of each, or None.
+    using Start = std::pair<std::optional<Doubles>, std::optional<Doubles>>;
+    static py::list solve_batch(const std::vector<PyTransport*>& problems, int method, double tol, int max_iter,
+                                const std::vector<Start>& starts) {
+        std::vector<TransportOptions> options(problems.size(), make_options(method, tol, max_iter));
+        for (std::size_t k = 0; k < problems.size(); ++k) {
+            const auto& [f, g] = starts.at(k);
+            if (f) options[k].f = f->data();
+            if (g) options[k].g = g->data();
+        }
         std::vector<TransportSolution> solutions(problems.size());
         run_released(1e9, [&] {
             parallel_for(static_cast<std::int64_t>(problems.size()),
-                         [&](std::int64_t k) { solutions[k] = solve_transport(problems[k]->problem_, options); });
+                         [&](std::int64_t k) { solutions[k] = solve_transport(problems[k]->problem_, options[k]); });
             throw_if_cancelled();
         });
         py::list result;

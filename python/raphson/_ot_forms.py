@@ -12,7 +12,7 @@ import numpy.typing as npt
 from raphson import _core
 from raphson._frameworks import back
 from raphson._point_cloud import host
-from raphson._transport import TransportResult
+from raphson._transport import Problem, TransportResult, start_of
 
 
 def _numbers(value: Any, like: Any) -> npt.NDArray[Any]:
@@ -151,3 +151,26 @@ class DivergenceResult:
 
     def __float__(self) -> float:
         return float(self.value)
+
+
+def starts_of(init: Any, problems: list[Problem], function: str) -> list[tuple[Any, Any]]:
+    """f and g that each problem of a batch starts from, None where there are none."""
+    count = len(problems)
+    if init is None:
+        return [(None, None)] * count
+    if isinstance(init, BatchTransportResult):
+        if len(init.results) != count:
+            raise ValueError(f"{function}: init must have {count} results, got {len(init.results)}")
+        return [start_of(one, problem, function) for one, problem in zip(init.results, problems, strict=True)]
+    if not isinstance(init, (tuple, list)) or len(init) != 2:
+        raise TypeError(f"{function}: init must be (f, g) or a BatchTransportResult, got {type(init).__name__}")
+    pair = [
+        None if given is None else host(given, function, f"init {name}") for name, given in zip("fg", init, strict=True)
+    ]
+    for name, given in zip("fg", pair, strict=True):
+        if given is not None and (given.ndim not in (1, 2) or (given.ndim == 2 and len(given) != count)):
+            raise ValueError(f"{function}: init {name} must have {count} rows or be shared, got shape {given.shape}")
+    return [
+        start_of(tuple(given if given is None or given.ndim == 1 else given[k] for given in pair), problem, function)
+        for k, problem in enumerate(problems)
+    ]

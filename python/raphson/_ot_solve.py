@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ __all__ = [
     "method_of",
     "read",
     "solve",
+    "solve_all",
     "tolerance_of",
     "warn_unless_converged",
 ]
@@ -34,13 +35,14 @@ DEFAULT_ITERATIONS = 10000
 
 
 class TransportState(NamedTuple):
-    """What a callback of :func:`sinkhorn` sees after every sweep."""
+    """What a callback of :func:`sinkhorn` sees after every sweep; ``problem``: which one of a batch."""
 
     stage: str
     iteration: int
     marginal_error: float
     reg: float
     seconds: float
+    problem: int = 0
 
 
 def method_of(method: Any, function: str) -> int:
@@ -155,10 +157,8 @@ def solve(
         iterations_of(max_iter, function),
     )
     f, g = start_of(init, problem, function)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"{function}: callback must be callable, got {type(callback).__name__}")
     problem.core()  # checks the rest, before anything shows on the screen
-    with Watch(callback, progress, level) as watch:
+    with Watch(callback, progress, level, function) as watch:
         found = problem.solve(number, level, most, (f, g), watch.hook)
     return TransportResult._from_core(problem, found, level, like)
 
@@ -172,8 +172,23 @@ def warn_unless_converged(function: str, *results: TransportResult) -> None:
         warn_not_converged(function, worst.status, float(worst.marginal_error), worst.tol, what, stacklevel=4)
 
 
+def solve_all(
+    problems: Sequence[Problem], number: int, level: float, most: int, starts: list[tuple[Any, Any]], watch: Watch
+) -> list[dict[str, Any]]:
+    """Problems of a batch: one a thread, or one after another where somebody watches."""
+    for problem in problems:  # what is wrong with any is said before any is solved
+        problem.core()
+    if watch.hook is None:
+        return type(problems[0]).solve_batch(problems, number, level, most, starts) if problems else []
+    found = []
+    for k, (problem, start) in enumerate(zip(problems, starts, strict=True)):
+        watch.problem = k
+        found.append(problem.solve(number, level, most, start, watch.hook))
+    return found
+
+
 class Watch:
-    """The caller's callback and a progress bar, as one hook for the core."""
+    """The caller's callback and a progress bar, as one hook for the core; of ``count`` problems after another."""
 
     def __init__(
         self,
@@ -181,8 +196,12 @@ class Watch:
         progress: bool,
         tol: float,
         name: str = "sinkhorn",
+        count: int = 1,
     ) -> None:
-        self._callback, self._tol, self._bar = callback, tol, Progress(progress, name)
+        if callback is not None and not callable(callback):
+            raise TypeError(f"{name}: callback must be callable, got {type(callback).__name__}")
+        self._callback, self._tol, self._bar, self._count = callback, tol, Progress(progress, name), count
+        self._stopped, self.problem = False, 0
 
     @property
     def hook(self) -> Callable[..., bool] | None:
@@ -190,10 +209,14 @@ class Watch:
 
     def _call(self, stage: str, iteration: int, error: float, reg: float, seconds: float) -> bool:
         if 0 < error < math.inf:
-            self._bar.left(max(math.log10(error / self._tol), 0.0), error=f"{error:.1e}", reg=f"{reg:.2g}")
-        if self._callback is None:
-            return False
-        return bool(self._callback(TransportState(stage, iteration, error, reg, seconds)))
+            whole = max(math.log10(2 / self._tol), 0.0)
+            mine = max(math.log10(error / self._tol), 0.0)
+            left = mine if self._count == 1 else min(mine, whole) + (self._count - 1 - self.problem) * whole
+            self._bar.left(left, error=f"{error:.1e}", reg=f"{reg:.2g}")
+        if self._callback is not None and not self._stopped:
+            state = TransportState(stage, iteration, error, reg, seconds, self.problem)
+            self._stopped = bool(self._callback(state))
+        return self._stopped
 
     def __enter__(self) -> Watch:
         return self

@@ -171,8 +171,6 @@ def solve_sparse(
     level, most = tolerance_of(tol, dtype, function), iterations_of(max_iter, function)
     pair: Any = (init._f, init._g) if isinstance(init, SparseTransportResult) else init
     start = start_of(pair, problem, function)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"{function}: callback must be callable, got {type(callback).__name__}")
     weights = problem.core().weights(False), problem.core().weights(True)
     n, m = problem.shape
     # the limited side is the one that is projected, row by row of what the core sees

@@ -101,8 +101,10 @@ class Problem:
         return self.core().solve(method, tol, most, *start, hook)
 
     @staticmethod
-    def solve_batch(problems: Sequence[Problem], method: int, tol: float, most: int) -> list[dict[str, Any]]:
-        return _core.Transport.solve_batch([problem.core() for problem in problems], method, tol, most)
+    def solve_batch(
+        problems: Sequence[Problem], method: int, tol: float, most: int, starts: list[tuple[Any, Any]]
+    ) -> list[dict[str, Any]]:
+        return _core.Transport.solve_batch([problem.core() for problem in problems], method, tol, most, starts)
 
     def dense(self, f: Doubles, g: Doubles, like: Any) -> Any:
         return back(self.core().rows(f, g, 0, self.shape[0]), like, self.dtype)

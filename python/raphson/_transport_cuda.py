@@ -59,10 +59,10 @@ class CudaProblem(Problem):
         return found
 
     @staticmethod
-    def solve_batch(problems: Sequence[Problem], method: int, tol: float, most: int) -> list[dict[str, Any]]:
-        for problem in problems:  # what is wrong with any is said before any is solved
-            problem.core()
-        return [problem.solve(method, tol, most, (None, None), None) for problem in problems]
+    def solve_batch(
+        problems: Sequence[Problem], method: int, tol: float, most: int, starts: list[tuple[Any, Any]]
+    ) -> list[dict[str, Any]]:
+        return [problem.solve(method, tol, most, start, None) for problem, start in zip(problems, starts, strict=True)]
 
     def dense(self, f: Doubles, g: Doubles, like: Any) -> Any:
         return self.core().plan(f, g)

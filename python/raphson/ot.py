@@ -10,22 +10,23 @@ import numpy as np
 
 from raphson import _core
 from raphson._frameworks import back, like_of
-from raphson._ot_forms import BatchTransportResult, DivergenceResult
+from raphson._ot_forms import BatchTransportResult, DivergenceResult, starts_of
 from raphson._ot_solve import (
     TransportState,
+    Watch,
     hint,
     iterations_of,
     method_of,
     read,
     solve,
+    solve_all,
     tolerance_of,
     warn_unless_converged,
 )
 from raphson._point_cloud import PointCloud, host
 from raphson._results import warn_not_converged
 from raphson._sparse_transport import SparseTransportResult, solve_sparse
-from raphson._transport import Problem, TransportResult
-from raphson._transport_cuda import CudaProblem
+from raphson._transport import TransportResult
 
 __all__ = [
     "BatchTransportResult",
@@ -153,7 +154,10 @@ def sinkhorn_batch(
     method: str = "auto",
     tol: float | None = None,
     max_iter: int | None = None,
+    init: Any = None,
     unbalanced: Any = None,
+    callback: Callable[[TransportState], bool | None] | None = None,
+    progress: bool = False,
     check_finite: bool | None = None,
 ) -> BatchTransportResult:
     """Many transport problems of one size, one a thread; on a CUDA device one after the other.
@@ -163,6 +167,11 @@ def sinkhorn_batch(
     a, b : array (B, n), (B, m), or (n,), (m,) shared, or None
     cost : array (B, n, m), or (n, m) shared, or PointCloud (shared)
         At least one of the three has the batch axis.
+    init : BatchTransportResult or (f, g), optional
+        Where to start: of as many problems, or arrays (B, n) and (B, m), or shared ones, or None.
+    callback, progress
+        As in :func:`sinkhorn`, ``state.problem`` says which; problems are then solved one after another, all threads on
+        each, to the same bits. True stops all that are left.
     reg, method, tol, max_iter, unbalanced, check_finite
         As in :func:`sinkhorn`.
 
@@ -225,7 +234,9 @@ def sinkhorn_batch(
     )
     framework = like_of(like)
     problems = [problem for problem, _, _ in parts]
-    found = (CudaProblem if on_device else Problem).solve_batch(problems, number, level, most)
+    starts = starts_of(init, problems, function)
+    with Watch(callback, progress, level, function, count) as watch:
+        found = solve_all(problems, number, level, most, starts, watch)
     results = [
         TransportResult._from_core(problem, one, level, framework)
         for (problem, _, _), one in zip(parts, found, strict=True)

@@ -45,6 +45,56 @@ def test_batch_says_what_failed(rng):
     assert not batch.all_converged
 
 
+def test_batch_starts_where_it_is_told(rng):
+    cost, near = rng.random((4, 9, 7)), 1e-6
+    first = sinkhorn_batch(None, None, cost, 0.02)
+    f, g = first.f, first.g
+    for init in (first, (f, g), (None, g), [f, None], (f[0], g[0])):
+        again = sinkhorn_batch(None, None, cost, 0.02, init=init)
+        for k, one in enumerate(again):
+            if init is first:
+                start = first[k]
+            else:
+                start = tuple(given if given is None or given.ndim == 1 else given[k] for given in init)
+            alone = sinkhorn(None, None, cost[k], 0.02, init=start)
+            np.testing.assert_array_equal(one.f, alone.f)
+            assert one.iterations == alone.iterations
+    warm = sinkhorn_batch(None, None, cost + near, 0.02, init=first)
+    assert (warm.iterations < first.iterations).all()
+    for init, error, text in (
+        (sinkhorn_batch(None, None, cost[:3], 0.02), ValueError, "init must have 4 results, got 3"),
+        ((f[:3], g), ValueError, "init f must have 4 rows"),
+        ((f, g[:, :3]), ValueError, r"init g must have shape \(7,\)"),
+        ((f, np.where(g == g.max(), np.nan, g)), ValueError, "init g has NaN"),
+        (first[0], TypeError, r"init must be \(f, g\) or a BatchTransportResult, got TransportResult"),
+    ):
+        with pytest.raises(error, match=f"^sinkhorn_batch: {text}"):
+            sinkhorn_batch(None, None, cost, 0.02, init=init)
+
+
+def test_batch_is_watched(rng, capsys):
+    cost = rng.random((3, 12, 11))
+    plain = sinkhorn_batch(None, None, cost, 0.01)
+    seen = []
+    watched = sinkhorn_batch(None, None, cost, 0.01, callback=lambda state: seen.append(state) and None)
+    np.testing.assert_array_equal(watched.f, plain.f)
+    for k in range(3):
+        mine = [state for state in seen if state.problem == k]
+        assert [state.marginal_error for state in mine] == list(plain[k].history["marginal_error"])
+    assert [state.problem for state in seen] == sorted(state.problem for state in seen)
+    with pytest.warns(raphson.ConvergenceWarning, match="stopped"):
+        stopped = sinkhorn_batch(None, None, cost, 0.01, callback=lambda state: state.problem == 1)
+    np.testing.assert_array_equal(stopped.status, ["converged", "stopped", "stopped"])
+    assert stopped.iterations[2] <= 2
+    with pytest.raises(TypeError, match=r"^sinkhorn_batch: callback must be callable"):
+        sinkhorn_batch(None, None, cost, 0.01, callback=3)
+    pytest.importorskip("tqdm")
+    sinkhorn_batch(None, None, cost, 0.01, progress=True)
+    bar = capsys.readouterr().err
+    assert "sinkhorn_batch" in bar
+    assert "100%" in bar
+
+
 def test_batch_of_torch(torch):
     cost = torch.rand(3, 5, 6)
     batch = sinkhorn_batch(None, None, cost, 0.1)

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from raphson import ot
-from raphson._ot_solve import iterations_of, method_of, read, solve, tolerance_of
+from raphson._ot_solve import iterations_of, method_of, read, tolerance_of
 from raphson._point_cloud import METRICS
+from raphson._transport import Problem, relaxations, start_of
 from raphson._transport import TransportResult as Solved
-from raphson._transport import relaxations
 from raphson._transport_vjp import gradients
 from raphson.jax._call import Arrays, as_arrays, call, code_of, dump, lanes, like, real, serves, traced
 
@@ -138,8 +138,7 @@ def sinkhorn(
 
     The derivative (reverse mode, once) starts from the potentials, a sweep or two of the solver, and takes one linear
     system, none for the objective alone; ``plan`` takes one of its own. Balanced, gradients of a and b are free by
-    opposite constants. Problems of a mapped axis are solved one after another; :func:`raphson.ot.sinkhorn_batch` solves
-    one a thread.
+    opposite constants. Problems of a mapped axis are solved one a thread.
     """
     plain = isinstance(cost, (PointCloud, ot.PointCloud))
     left, right = as_arrays(a, b)
@@ -287,11 +286,24 @@ def _problem(settings: dict[str, Any], inputs: Arrays) -> tuple[Any, Any, Any]:
     return a, b, ot.PointCloud(arrays[0], arrays[1], metric=metric, scale=scale)
 
 
-def _solved(settings: dict[str, Any], inputs: Arrays, start: Any) -> Solved:
-    a, b, cost = _problem(settings, inputs)
-    names = ("reg", "method", "tol", "max_iter", "unbalanced")
-    reg, method, tol, most, rho = (settings[name] for name in names)
-    return solve("sinkhorn", a, b, cost, reg, method, tol, most, start, tuple(rho), None, False, None)
+def _solved(settings: dict[str, Any], given: list[tuple[Arrays, Any]]) -> list[Solved | None]:
+    """Problems with their starts, several one a thread; None for what is refused."""
+    ready: list[tuple[Problem, Any] | None] = []
+    for inputs, start in given:
+        try:
+            a, b, cost = _problem(settings, inputs)
+            problem, _, _ = read(a, b, cost, settings["reg"], tuple(settings["unbalanced"]), None, "sinkhorn")
+            problem.core()
+            ready.append((problem, start_of(start, problem, "sinkhorn")))
+        except ValueError:
+            ready.append(None)
+    number, tol, most = method_of(settings["method"], "sinkhorn"), settings["tol"], settings["max_iter"]
+    taken = [one for one in ready if one is not None]
+    if len(taken) == 1:
+        found = iter([taken[0][0].solve(number, tol, most, taken[0][1], None)])
+    else:
+        found = iter(Problem.solve_batch([p for p, _ in taken], number, tol, most, [start for _, start in taken]))
+    return [None if one is None else Solved._from_core(one[0], next(found), tol, None) for one in ready]
 
 
 def _judged(solved: Solved, f: Any, g: Any) -> tuple[float, str]:
@@ -316,13 +328,13 @@ def _judged(solved: Solved, f: Any, g: Any) -> tuple[float, str]:
 def _serve(settings: dict[str, Any], inputs: Arrays, outputs: Arrays) -> None:
     kinds = _kinds(settings)
     ranks = (*kinds, *(1,) * (len(inputs) - len(kinds)), *RANKS)
-    for arrays in lanes(ranks, inputs + outputs, outputs[-1].shape):
-        given, start, out = arrays[: len(kinds)], arrays[len(kinds) : len(inputs)], arrays[len(inputs) :]
-        try:
-            found = _solved(settings, given, tuple(start) or None)
-        except ValueError:
+    parts = list(lanes(ranks, inputs + outputs, outputs[-1].shape))
+    given = [(arrays[: len(kinds)], tuple(arrays[len(kinds) : len(inputs)]) or None) for arrays in parts]
+    for arrays, (data, _), found in zip(parts, given, _solved(settings, given), strict=True):
+        out = arrays[len(inputs) :]
+        if found is None:
             # +Inf is a cost; nothing else may be infinite
-            bad = any(np.isnan(array).any() or array.min(initial=0.0) == -np.inf for array in given)
+            bad = any(np.isnan(array).any() or array.min(initial=0.0) == -np.inf for array in data)
             values = [np.nan] * 7 + [0, 0, False, code_of("breakdown" if bad else "infeasible")]
         else:
             out[0][...], out[1][...] = found.f, found.g
@@ -352,17 +364,14 @@ def _serve_vjp(settings: dict[str, Any], inputs: Arrays, outputs: Arrays) -> Non
     bars = inputs[len(kinds) + 2 :]
     of_plan = len(bars) == 1
     lead = outputs[0].shape[: outputs[0].ndim - kinds[0]]
-    for arrays in lanes((*kinds, 1, 1, *((2,) if of_plan else (0, 0)), *kinds), inputs + outputs, lead):
-        given, (f, g), out = arrays[: len(kinds)], arrays[len(kinds) : len(kinds) + 2], arrays[len(inputs) :]
+    parts = list(lanes((*kinds, 1, 1, *((2,) if of_plan else (0, 0)), *kinds), inputs + outputs, lead))
+    given = [(p[: len(kinds)], tuple(x.astype(np.float64) for x in p[len(kinds) : len(kinds) + 2])) for p in parts]
+    names = [name for name, there in zip("ab", settings["given"], strict=False) if there]
+    names += ["cost"] if settings["cloud"] is None else ["x", "y"]
+    for arrays, found in zip(parts, _solved(settings, given), strict=True):
         bar = arrays[len(kinds) + 2 : len(inputs)]
-        try:
-            found = _solved(settings, given, (f.astype(np.float64), g.astype(np.float64)))
-            pulled, _ = gradients(found, bar[0], None, None) if of_plan else gradients(found, None, *map(float, bar))
-        except ValueError:
-            for array in out:
-                array[...] = np.nan
-            continue
-        names = [name for name, there in zip("ab", settings["given"], strict=False) if there]
-        names += ["cost"] if settings["cloud"] is None else ["x", "y"]
-        for array, name in zip(out, names, strict=True):
+        pulled: dict[str, Any] = dict.fromkeys(names, np.nan)
+        if found is not None:
+            pulled, _ = gradients(found, *((bar[0], None, None) if of_plan else (None, *map(float, bar))))
+        for array, name in zip(arrays[len(inputs) :], names, strict=True):
             array[...] = pulled[name]
