@@ -432,3 +432,17 @@ def test_splr_is_its_own_way(kind):
     assert "newton" in low_rank.history["stage"]
     np.testing.assert_allclose(low_rank.plan, trusted.plan, atol=1e-9)
     check(a, b, cost, 2e-3, low_rank)
+
+
+@pytest.mark.parametrize("kind", ["assignment", "points"])
+def test_splr_learns_from_its_last_step(kind):
+    """Steps of the corrected model are taken as they are. Without the correction half of the sweeps are spent on the
+    search along them (334 for 185 steps between points), with one of a wrong sign a quarter (50 for 37)."""
+    rng = np.random.default_rng(7)
+    cost = rng.random((150, 150))
+    if kind == "points":
+        x, y = rng.random((200, 2)), rng.random((180, 2))
+        cost = ((x[:, None] - y) ** 2).sum(-1)
+    result = sinkhorn(None, None, cost, 1e-2, method="splr")
+    assert result.converged
+    assert result.iterations <= 1.1 * result.newton_iterations + 3
