@@ -10,7 +10,7 @@ import raphson
 from cuda_transport import INF, device, measured, number, problem, solve
 from raphson.ot import PointCloud, sinkhorn
 
-METHODS = ("auto", "sns", "ssns")
+METHODS = ("auto", "sns", "ssns", "splr")
 
 
 def agree(result, cpu, reg, tol):
