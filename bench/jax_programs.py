@@ -47,8 +47,8 @@ def iterate(x: Any) -> Any:
 
 def variants(contender: str, case: dict[str, Any]) -> dict[str, Call]:
     """Called by ``bench.worker``: one call of a compiled program."""
-    if case["threads"] == 1:  # before jax is imported, in a process of its own
-        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    # XLA takes as many threads as there are CPUs; this is a process of its own, and jax is not imported yet
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: case["threads"]])
     import jax
 
     generator = np.random.default_rng(0)
