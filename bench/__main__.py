@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 
-from bench import (
-    accuracy,
-    blowup,
-    completion,
-    glm,
-    ihvp,
-    jax_programs,
-    matrix_functions,
-    muon,
-    newton,
-    newton_schulz,
-    ot,
-    ot_sparse,
-    overhead,
-    sketch,
+SUITES = (
+    "accuracy",
+    "blowup",
+    "completion",
+    "glm",
+    "ihvp",
+    "jax_programs",
+    "matrix_functions",
+    "muon",
+    "newton",
+    "newton_schulz",
+    "ot",
+    "ot_sparse",
+    "overhead",
+    "sketch",
 )
-
-MODULES = (
-    accuracy,
-    blowup,
-    completion,
-    glm,
-    ihvp,
-    jax_programs,
-    matrix_functions,
-    muon,
-    newton,
-    newton_schulz,
-    ot,
-    ot_sparse,
-    overhead,
-    sketch,
-)
-SUITES = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     suites = parser.add_subparsers(dest="suite", required=True, metavar="suite")
-    for name, module in SUITES.items():
+    for name in SUITES:
+        module = import_module(f"bench.{name}")
         suite = suites.add_parser(name, help=(module.__doc__ or "").splitlines()[0], description=module.__doc__)
         module.add_arguments(suite)
         suite.set_defaults(run=module.run)

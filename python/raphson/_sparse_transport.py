@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -160,8 +161,6 @@ def solve_sparse(
     check_finite: bool | None,
 ) -> SparseTransportResult:
     """One problem, solved without a warning."""
-    import operator
-
     if _core._is_cuda(cost.x if isinstance(cost, PointCloud) else cost):
         raise RuntimeError(f"{function}: CUDA arrays are not supported; move a, b and cost to the CPU")
     limit = None if cardinality is None else operator.index(cardinality)

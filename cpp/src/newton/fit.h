@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "common/vector.h"
 #include "newton/glm.h"
 #include "newton/metric.h"
 
@@ -17,15 +18,10 @@ constexpr std::int64_t fit_sketch_factor = 10;    // rows of a sketch a column
 constexpr std::int64_t widest_coupled = 1500;     // parameters of a multinomial model whose whole Hessian is factored
 constexpr int most_refreshes = 4;
 
-inline double inner(const std::vector<double>& x, const std::vector<double>& y) {
-    double sum = 0;
-    for (std::size_t j = 0; j < x.size(); ++j) sum += x[j] * y[j];
-    return sum;
-}
 inline double length(const std::vector<double>& x) {  // squares of very small gradients would vanish
     double most = 0, sum = 0;
     for (const double v : x) most = std::fabs(v) > most ? std::fabs(v) : most;
-    if (!(most > 0) || !std::isfinite(most)) return std::sqrt(inner(x, x));
+    if (!(most > 0) || !std::isfinite(most)) return std::sqrt(dot(x, x));
     for (const double v : x) sum += (v / most) * (v / most);
     return most * std::sqrt(sum);
 }

@@ -168,12 +168,12 @@ bool GlmFit::record() {
 // A step along a direction of descent. Length 1 is tried with a full evaluation, for it is right near the solution;
 // another length is found on the margins, which costs no read, and its gradient one. False: no progress is left.
 bool GlmFit::advance(const Vector& direction) {
-    const double slope = inner(at_.gradient, direction);
+    const double slope = dot(at_.gradient, direction);
     if (!(slope < 0) || !std::isfinite(slope)) return false;
     next_.w = at_.w;
     for (std::size_t j = 0; j < direction.size(); ++j) next_.w[j] += direction[j];
     glm_.evaluate(next_);
-    const double slope_there = inner(next_.gradient, direction), noise = 1e-13 * std::max(std::fabs(at_.objective), 1e-300);
+    const double slope_there = dot(next_.gradient, direction), noise = 1e-13 * std::max(std::fabs(at_.objective), 1e-300);
     const bool finite = std::isfinite(next_.objective) && std::isfinite(slope_there);
     const bool lower = finite && next_.objective <= at_.objective + 1e-4 * slope;
     const bool level = finite && next_.objective <= at_.objective + noise && std::fabs(slope_there) <= 0.9 * std::fabs(slope);

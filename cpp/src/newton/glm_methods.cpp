@@ -24,12 +24,12 @@ Vector GlmFit::newton_direction(double forcing, int most) {
     Vector z = rest;
     metric_.solve(z);
     Vector p = z;
-    double square = inner(rest, z);
+    double square = dot(rest, z);
     const double goal = forcing * length(rest);
     for (int step = 0; step < most && square > 0; ++step) {
         glm_.hessian(at_, p.data(), hp.data());
         ++solution_.hessian_products;
-        const double curvature = inner(p, hp);
+        const double curvature = dot(p, hp);
         if (!(curvature > 0)) break;
         const double alpha = square / curvature;
         for (std::size_t j = 0; j < s.size(); ++j) {
@@ -39,7 +39,7 @@ Vector GlmFit::newton_direction(double forcing, int most) {
         if (length(rest) <= goal) break;
         z = rest;
         metric_.solve(z);
-        const double next = inner(rest, z);
+        const double next = dot(rest, z);
         for (std::size_t j = 0; j < s.size(); ++j) p[j] = z[j] + next / square * p[j];
         square = next;
     }
@@ -82,7 +82,7 @@ void GlmFit::quasi_newton() {
     while (true) {
         Vector q = at_.gradient, alpha(pairs.size());
         for (std::size_t i = pairs.size(); i-- > 0;) {
-            alpha[i] = pairs[i].rho * inner(pairs[i].s, q);
+            alpha[i] = pairs[i].rho * dot(pairs[i].s, q);
             for (std::size_t j = 0; j < q.size(); ++j) q[j] -= alpha[i] * pairs[i].y[j];
         }
         metric_.solve(q);
@@ -93,7 +93,7 @@ void GlmFit::quasi_newton() {
             for (double& v : q) v *= scale;
         }
         for (std::size_t i = 0; i < pairs.size(); ++i) {
-            const double beta = pairs[i].rho * inner(pairs[i].y, q);
+            const double beta = pairs[i].rho * dot(pairs[i].y, q);
             for (std::size_t j = 0; j < q.size(); ++j) q[j] += (alpha[i] - beta) * pairs[i].s[j];
         }
         for (double& v : q) v = -v;
@@ -121,7 +121,7 @@ void GlmFit::quasi_newton() {
         }
         Vector my = pair.y;
         metric_.solve(my);
-        const double curvature = inner(pair.s, pair.y), inside = inner(pair.y, my);
+        const double curvature = dot(pair.s, pair.y), inside = dot(pair.y, my);
         if (curvature > 0 && inside > 0 && std::isfinite(1 / curvature) && std::isfinite(1 / inside)) {
             pair.rho = 1 / curvature;
             pair.log_scale = std::log(curvature / inside);

@@ -1,20 +1,13 @@
-// The few operations on whole vectors that the solvers are written in.
+// Where rounding ends a solver's progress.
 #pragma once
 
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <limits>
-#include <numeric>
-#include <vector>
+
+#include "common/vector.h"
 
 namespace raphson {
-
-using Vector = std::vector<double>;
-
-inline double dot(const Vector& x, const Vector& y) { return std::inner_product(x.begin(), x.end(), y.begin(), 0.0); }
-inline double norm(const double* x, std::int64_t n) { return std::sqrt(std::inner_product(x, x + n, x, 0.0)); }
-inline double norm(const Vector& x) { return std::sqrt(dot(x, x)); }
 
 // x moved by about one unit in the last place of its largest entry, every entry to one side or the other.
 inline void nudge(const Vector& x, Vector& moved) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/vector.h"
 #include "ot/run.h"
 
 namespace raphson {
@@ -16,12 +17,6 @@ constexpr int most_cg = 5000;
 constexpr double splr_densest = 0.01, splr_row = 10, splr_sparsest = 0.01, splr_first = 0.1, splr_denser = 1.1, splr_sparser = 0.99,
                  splr_shift = 1e-3, splr_curvature = 1e-6, splr_armijo = 1e-4, splr_wolfe = 0.9, splr_cg_tolerance = 1e-8;
 constexpr int splr_trials = 20;
-
-double inner(const std::vector<double>& x, const std::vector<double>& y) {
-    double sum = 0;
-    for (std::size_t j = 0; j < x.size(); ++j) sum += x[j] * y[j];
-    return sum;
-}
 
 }  // namespace
 
@@ -157,7 +152,7 @@ void Run::splr() {
             y[j] = r[j] - now;  // the gradient is −r
             r[j] = now;
         }
-        const double norm = std::sqrt(inner(r, r)), error = level_.error(), value = level_.semi_dual();
+        const double norm = std::sqrt(dot(r, r)), error = level_.error(), value = level_.semi_dual();
         if (norm_before > 0) density = std::clamp(density * (norm > norm_before ? splr_denser : splr_sparser), splr_sparsest * densest, densest);
         norm_before = norm;
         const auto kept = static_cast<std::int64_t>(std::max(density * entries, static_cast<double>(std::max(level_.n(), m))));
@@ -169,12 +164,12 @@ void Run::splr() {
         const double target = splr_cg_tolerance * error;
         solution_.cg_iterations += schur.solve(r.data(), p.data(), target, most_cg).iterations;
         d = p;
-        const double ys = inner(y, s);
-        if (corrected && ys > splr_curvature * inner(y, y)) {
+        const double ys = dot(y, s);
+        if (corrected && ys > splr_curvature * dot(y, y)) {
             double size = 0;
             for (double x : y) size += std::abs(x);
             solution_.cg_iterations += schur.solve(y.data(), q.data(), splr_cg_tolerance * size, most_cg).iterations;
-            const double along = inner(s, r) / ys, on_s = (1 + inner(y, q) / ys) * along - inner(y, p) / ys;
+            const double along = dot(s, r) / ys, on_s = (1 + dot(y, q) / ys) * along - dot(y, p) / ys;
             for (std::size_t j = 0; j < cols; ++j) d[j] += on_s * s[j] - along * q[j];
         }
         double slope = temper(r, d);

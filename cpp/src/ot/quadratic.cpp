@@ -204,9 +204,6 @@ private:
         level_.pass(&solution_.plan);
         solution_.f.assign(level_.f.begin(), level_.f.end());
         solution_.g.assign(level_.g.begin(), level_.g.begin() + problem_.m);
-        for (std::int64_t i = 0; i < problem_.n; ++i) {
-            if (!(problem_.a[i] > 0)) solution_.f[i] = minus_infinity;
-        }
         double rows = 0;  // as returned
         std::int64_t at = 0;
         for (std::int64_t i = 0; i < problem_.n; ++i) {

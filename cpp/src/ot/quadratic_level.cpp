@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "common/threads.h"
+#include "common/vector.h"
 #include "ot/quadratic.h"
 #include "table.h"
 
@@ -14,16 +15,6 @@ constexpr double most_weights = 0.35;  // of all entries
 constexpr std::int64_t small_system = 20000, largest_factor = 1536;
 constexpr int most_cg = 4000;
 constexpr double flop = 0.05, entry = 2.0, column = 6.0;  // nanoseconds, as in host_level.cpp
-
-double dot(const std::vector<double>& x, const std::vector<double>& y) {
-    double sums[4] = {};
-    std::size_t k = 0;
-    for (; k + 4 <= x.size(); k += 4) {
-        for (std::size_t l = 0; l < 4; ++l) sums[l] += x[k + l] * y[k + l];
-    }
-    for (; k < x.size(); ++k) sums[0] += x[k] * y[k];
-    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
 
 CostBlock one_row(const CostBlock& tile, std::int64_t row) {
     CostBlock part = tile;
@@ -374,10 +365,10 @@ bool QuadraticLevel::direction(double delta, double forcing, std::vector<double>
     const auto iterate = [&](int limit) {
         precondition();
         std::vector<double> p = z;
-        double rz = dot(r, z);
+        double rz = dot_by_four(r, z);
         for (int k = 0; left > target && k < limit; ++k) {
             apply(p.data(), q.data());
-            const double curvature = dot(p, q);
+            const double curvature = dot_by_four(p, q);
             if (!(curvature > 0) || !(rz > 0)) break;
             const double alpha = rz / curvature;
             left = 0;
@@ -388,10 +379,10 @@ bool QuadraticLevel::direction(double delta, double forcing, std::vector<double>
             }
             ++iterations;
             precondition();
-            const double next = dot(r, z), beta = next / rz;
+            const double next = dot_by_four(r, z), beta = next / rz;
             rz = next;
             for (std::size_t j = 0; j < cols; ++j) p[j] = z[j] + beta * p[j];
-            if ((k & 15) == 15 && poll_cancelled()) throw_if_cancelled();
+            if ((k & 15) == 15) poll_or_throw();
         }
     };
     iterate(factored ? 30 : most);

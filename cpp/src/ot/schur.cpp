@@ -4,21 +4,13 @@
 #include <cmath>
 
 #include "common/threads.h"
+#include "common/vector.h"
 #include "ot/host_level.h"
 #include "table.h"
 
 namespace raphson {
 namespace {
 
-double dot(const std::vector<double>& x, const std::vector<double>& y) {
-    double sums[4] = {};
-    std::size_t k = 0;
-    for (; k + 4 <= x.size(); k += 4) {
-        for (std::size_t l = 0; l < 4; ++l) sums[l] += x[k + l] * y[k + l];
-    }
-    for (; k < x.size(); ++k) sums[0] += x[k] * y[k];
-    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
 double l1(const std::vector<double>& x) {
     double sums[4] = {};
     std::size_t k = 0;
@@ -126,12 +118,12 @@ CgOutcome Schur::solve(const double* rhs, double* x, double target, int most) {
     std::fill(z_.begin(), z_.end(), 0.0);
     precondition(r_.data(), z_.data());
     p_ = z_;
-    double rz = dot(r_, z_);
+    double rz = dot_by_four(r_, z_);
     CgOutcome outcome;
     outcome.residual = l1(r_);
     while (outcome.residual > target && outcome.iterations < most) {
         apply(p_.data(), q_.data());
-        const double curvature = dot(p_, q_);
+        const double curvature = dot_by_four(p_, q_);
         if (!(curvature > 0)) break;
         const double alpha = rz / curvature;
         for (std::size_t j = 0; j < cols; ++j) {
@@ -141,7 +133,7 @@ CgOutcome Schur::solve(const double* rhs, double* x, double target, int most) {
         ++outcome.iterations;
         outcome.residual = l1(r_);
         precondition(r_.data(), z_.data());
-        const double next = dot(r_, z_);
+        const double next = dot_by_four(r_, z_);
         if (!(next > 0)) break;
         const double beta = next / rz;
         rz = next;

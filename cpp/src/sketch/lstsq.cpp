@@ -24,12 +24,6 @@ constexpr int64_t widest_sparse = 4096;   // columns of a compressed matrix whos
 constexpr int sketch_nnz = 8;
 constexpr int most_refinements = 6;
 
-double dot(const std::vector<double>& x, const std::vector<double>& y) {
-    double sum = 0;
-    for (std::size_t j = 0; j < x.size(); ++j) sum += x[j] * y[j];
-    return sum;
-}
-
 // Rows a column up to which QR of A is taken.
 LstsqMethod direct_or_sketch(const RowSource& a, int64_t factor) {
     const double flops = 2.0 * static_cast<double>(a.rows) * static_cast<double>(a.cols) * static_cast<double>(a.cols);

@@ -59,7 +59,7 @@ double DeviceLstsqRows::residual(int64_t column, const double* x, double* z) con
     what.totals = totals;
     a_.sweep(what);
     for (int64_t j = 0; j < a_.shape().cols; ++j) z[j] = -z[j];
-    if (poll_cancelled()) throw Cancelled();
+    poll_or_throw();
     return std::sqrt(2 * totals[0]);
 }
 
@@ -68,7 +68,7 @@ void DeviceLstsqRows::normal(const double* q, double* w) const {
     what.v = q;
     what.out = w;
     a_.sweep(what);
-    if (poll_cancelled()) throw Cancelled();
+    poll_or_throw();
 }
 
 void DeviceLstsqRows::sketch(const RowSketch& s, double* a, double* b) const {

@@ -6,20 +6,14 @@
 #include <string>
 
 #include "common/threads.h"
+#include "common/vector.h"
 
 namespace raphson {
 namespace {
 
 using std::int64_t;
-using Vector = std::vector<double>;
 
 constexpr int most_restarts = 20;
-
-double dot(const Vector& x, const Vector& y) {
-    double sum = 0;
-    for (std::size_t i = 0; i < x.size(); ++i) sum += x[i] * y[i];
-    return sum;
-}
 
 // A triangular sweep waits for its own results, so one thread runs it, and what else an iteration needs goes along.
 template <class T>
@@ -68,7 +62,7 @@ private:
         return p > a_.starts[i] && a_.index[p - 1] == i ? p - 1 : p;
     }
     static void poll(int64_t i) {
-        if ((i & 1023) == 0 && poll_cancelled()) throw_if_cancelled();
+        if ((i & 1023) == 0) poll_or_throw();
     }
 
     // r = b − A x; gives ‖r‖.

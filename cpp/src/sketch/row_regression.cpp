@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "common/philox.h"
+#include "common/vector.h"
 #include "common/workspace.h"
 #include "dense/dense.h"
 #include "raphson/rows.h"
@@ -24,12 +25,6 @@ constexpr double pivot_floor = 1e-13;
 constexpr int64_t sketch_nnz = 4, sketch_rows_a_column = 6, entries_to_sketch = 16, columns_to_sketch = 32;
 constexpr int sketch_steps = 60;
 constexpr double sketch_accuracy = 1e-12;
-
-double dot(const double* x, const double* y, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; ++i) sum += x[i] * y[i];
-    return sum;
-}
 
 }  // namespace
 

@@ -191,7 +191,7 @@ void scatter_csr(const SparseSign& s, const RowBlock& b, int64_t first, const do
     std::vector<std::int8_t> sign(row.size());
     const double scale = 1 / std::sqrt(static_cast<double>(nnz));
     for (int64_t begin = 0; begin < b.rows; begin += at_a_time) {
-        if (poll_cancelled()) throw_if_cancelled();
+        poll_or_throw();
         const int64_t count = std::min(at_a_time, b.rows - begin);
         s.entries(first + begin, count, row.data(), sign.data());
         for (int64_t i = 0; i < count; ++i) {

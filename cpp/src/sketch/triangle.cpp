@@ -12,12 +12,6 @@ using std::int64_t;
 
 constexpr double eps = std::numeric_limits<double>::epsilon();
 
-double norm(const double* x, int64_t n) {
-    double sum = 0;
-    for (int64_t j = 0; j < n; ++j) sum += x[j] * x[j];
-    return std::sqrt(sum);
-}
-
 void Triangle::decide(double rcond) {
     const SketchCoreTable& core = kernels().sketch_core;
     const DenseTable& dense = kernels().dense;

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace raphson {
+#include "common/vector.h"
 
-double norm(const double* x, std::int64_t n);
+namespace raphson {
 
 class Triangle {
 public:
