@@ -136,6 +136,10 @@ def test_warm_starts(jax, rj, x64, problem):
         again = jax.jit(lambda left, init: rj.sinkhorn(left, b, cost, REG, init=init))(a, start)
         assert int(again.iterations) < int(first.iterations)
         assert rj.sinkhorn(a, b, cost, REG, init=start).iterations == again.iterations
+    costs = np.stack([cost, cost**2])
+    cold = jax.vmap(lambda c: rj.sinkhorn(a, b, c, REG))(costs)
+    warm = jax.vmap(lambda c, f, g: rj.sinkhorn(a, b, c, REG, init=(f, g)))(costs, cold.f, cold.g)
+    assert (warm.iterations < cold.iterations).all()
     gradient = jax.grad(lambda f: rj.sinkhorn(a, b, cost, REG, init=(f, first.g)).cost)(first.f)
     assert not gradient.any()
 

@@ -78,6 +78,9 @@ def test_batch_is_watched(rng, capsys):
     seen = []
     watched = sinkhorn_batch(None, None, cost, 0.01, callback=lambda state: seen.append(state) and None)
     np.testing.assert_array_equal(watched.f, plain.f)
+    warm = sinkhorn_batch(None, None, cost, 0.01, init=plain, callback=lambda state: None)
+    np.testing.assert_array_equal(warm.f, sinkhorn_batch(None, None, cost, 0.01, init=plain).f)
+    assert (warm.iterations < plain.iterations).all()
     for k in range(3):
         mine = [state for state in seen if state.problem == k]
         assert [state.marginal_error for state in mine] == list(plain[k].history["marginal_error"])
