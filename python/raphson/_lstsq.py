@@ -16,7 +16,7 @@ from raphson._seed import Seed, as_key
 
 __all__ = ["LstsqResult", "lstsq", "solve"]
 
-_METHODS = {"auto": 0, "direct": 1, "sketch": 2, "fossils": 3, "cg": 4}
+_METHODS = {"auto": 0, "direct": 1, "gram": 2, "sketch": 3, "fossils": 4, "cg": 5}
 _LEVEL = {"float64": 1e-15, "float32": 1e-6}
 _HINTS = {
     "precision_floor": "The data's precision does not reach it; ask for a larger tol.",

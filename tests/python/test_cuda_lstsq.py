@@ -15,7 +15,7 @@ from raphson import lstsq
 
 device = cuda_arrays.device()
 
-METHODS = ["auto", "direct", "sketch", "fossils"]
+METHODS = ["auto", "direct", "gram", "sketch", "fossils"]
 
 
 def on_device(a, b, **options):

@@ -12,7 +12,7 @@ import raphson
 from lstsq_reference import backward_error, problem
 from raphson import lstsq
 
-METHODS = ["auto", "direct", "sketch", "fossils"]
+METHODS = ["auto", "direct", "gram", "sketch", "fossils"]
 
 
 def random(m, n, k=None, seed=0):

@@ -28,6 +28,13 @@ struct RowBlock {
         }
         return b;
     }
+    // The rows 0, apart, 2·apart, … of a dense block.
+    RowBlock thinned(std::int64_t apart) const {
+        RowBlock b = *this;
+        b.rows = (rows + apart - 1) / apart;
+        b.stride = stride * apart;
+        return b;
+    }
     // Numbers that a pass reads.
     std::int64_t size() const { return starts != nullptr ? starts[rows] - starts[0] : rows * cols; }
 };

@@ -83,8 +83,10 @@ private:
 };
 
 enum class LstsqMethod : std::uint8_t {
-    automatic,  // the cheaper of direct and sketch, by the shape; cg for compressed rows too wide for a dense triangle
+    automatic,  // gram where it pays and the condition allows it, else the cheaper of direct and sketch, by the shape; cg for
+                // compressed rows too wide for a dense triangle
     direct,     // Householder QR of A
+    gram,       // Cholesky factor of AᵀA, refined; beyond conditions of 1e6 (columns at norm 1) the next best
     sketch,     // SPIR: preconditioner and start from a sketch, two or more refinements by conjugate gradients
     fossils,    // the same by heavy-ball steps
     cg,         // conjugate gradients on columns scaled to norm 1

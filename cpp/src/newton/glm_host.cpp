@@ -216,9 +216,7 @@ void HostGlm::sketched_gram(const GlmPoint& at, const RowSketch& how, double* gr
 
 double HostGlm::thinned_gram(const GlmPoint& at, int64_t apart, double* gram) {
     const std::vector<double> h = block_weights(at);
-    RowBlock thin = *x_.whole;
-    thin.rows = (thin.rows + apart - 1) / apart;
-    thin.stride *= apart;
+    const RowBlock thin = x_.whole->thinned(apart);
     std::vector<double> picked(static_cast<std::size_t>(thin.rows));
     double part = 0, all = 0;
     for (int64_t i = 0; i < thin.rows; ++i) part += picked[i] = h[i * apart];

@@ -6,6 +6,7 @@
 
 #include "common/threads.h"
 #include "raphson/sketch.h"
+#include "sketch/lstsq_gram.h"
 #include "sketch/lstsq_rows.h"
 #include "sketch/triangle.h"
 #include "table.h"
@@ -30,6 +31,18 @@ LstsqMethod direct_or_sketch(const RowSource& a, int64_t factor) {
     return a.rows <= factor * a.cols || flops <= direct_flops ? LstsqMethod::direct : LstsqMethod::sketch;
 }
 
+bool automatic(const LstsqOptions& options) {
+    return options.method == LstsqMethod::automatic || options.method == LstsqMethod::gram;
+}
+
+bool gram_first(const RowSource& a, const LstsqOptions& options) {
+    return options.method == LstsqMethod::gram || (options.method == LstsqMethod::automatic && gram_pays(a));
+}
+
+double tolerance(DType precision, const LstsqOptions& options) {
+    return options.tol >= 0 ? options.tol : precision == DType::float64 ? 1e-15 : 1e-6;
+}
+
 // One problem under way. In y = M⁻¹x, M = R⁻¹ or V Σ⁻¹, the columns of A are nearly orthonormal.
 class Solver {
 public:
@@ -37,7 +50,7 @@ public:
     Solver(const LstsqRows& passes, const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options,
            bool as_it_is)
         : as_it_is_(as_it_is), passes_(passes), a_(a), b_(b), k_(k), n_(a.cols), triangle_(a.cols, k), precision_(precision), options_(options) {
-        tol_ = options.tol >= 0 ? options.tol : precision == DType::float64 ? 1e-15 : 1e-6;
+        tol_ = tolerance(precision, options);
         result_.x.assign(static_cast<std::size_t>(n_ * k), 0.0);
         result_.residual_norm.assign(static_cast<std::size_t>(k), 0.0);
         result_.backward_error.assign(static_cast<std::size_t>(k), 0.0);
@@ -91,10 +104,13 @@ LstsqMethod Solver::choose() const {
 }
 
 LstsqResult Solver::run() {
-    LstsqMethod method = options_.method == LstsqMethod::automatic ? choose() : options_.method;
+    LstsqMethod method = automatic(options_) ? choose() : options_.method;
     if ((method == LstsqMethod::sketch || method == LstsqMethod::fossils) && a_.rows < 2 * n_) method = LstsqMethod::direct;
     result_.method = method;
     if (n_ == 0 || k_ == 0) return result_;
+    if (gram_first(a_, options_)) {
+        if (const auto found = lstsq_by_gram(passes_, a_, k_, precision_, options_, tol_, result_.sweeps)) return *found;
+    }
     if (method == LstsqMethod::direct && a_.rows < n_) {
         wide();
         return result_;
@@ -399,6 +415,7 @@ const char* to_string(LstsqMethod method) {
     switch (method) {
         case LstsqMethod::automatic: return "auto";
         case LstsqMethod::direct: return "direct";
+        case LstsqMethod::gram: return "gram";
         case LstsqMethod::sketch: return "sketch";
         case LstsqMethod::fossils: return "fossils";
         default: return "cg";
@@ -441,10 +458,15 @@ LstsqResult lstsq_on_device(CudaRows& a, const CudaView& b, DType precision, con
     const DeviceLstsqRows passes(a, b);
     const double size = passes.largest();
     LstsqOptions there = options;
-    if (options.method == LstsqMethod::automatic) there.method = direct_or_sketch(visits, device_direct_factor);
+    if (automatic(options)) there.method = direct_or_sketch(visits, device_direct_factor);
     const bool visit = there.method == LstsqMethod::direct || (there.method != LstsqMethod::cg && visits.rows < 2 * visits.cols);
     try {
         if (!std::isfinite(size)) throw NotFinite("lstsq: b has NaN or Inf");
+        if (gram_first(visits, options) && !out_of_range(size)) {
+            int sweeps = 0;
+            const double tol = tolerance(precision, options);
+            if (const auto found = lstsq_by_gram(passes, visits, b.columns, precision, options, tol, sweeps)) return *found;
+        }
         if (!visit && !out_of_range(size)) {
             try {
                 return Solver(passes, visits, nullptr, b.columns, precision, there, false).run();

@@ -14,18 +14,28 @@ using std::int64_t;
 // ---- on the CPU ---------------------------------------------------------------------------------------------------------
 
 double HostLstsqRows::residual(int64_t column, const double* x, double* z) const {
+    double norm = 0;
+    residuals(column, 1, x, z, &norm);
+    return norm;
+}
+
+void HostLstsqRows::residuals(int64_t first, int64_t count, const double* x, double* z, double* norms) const {
     Sweep what;
     what.v = x;
-    what.in = what.outs = what.sums = 1;
+    what.in = what.outs = what.sums = static_cast<int>(count);
     what.out = z;
     what.stride = a_.cols;
-    const std::vector<double> sum = sweep(a_, what, [&](int64_t first, int64_t rows, const double* t, double* u, double* sums) {
+    const std::vector<double> squares = sweep(a_, what, [&](int64_t row, int64_t rows, const double* t, double* u, double* sums) {
         for (int64_t i = 0; i < rows; ++i) {
-            u[i] = b_[(first + i) * k_ + column] - t[i];
-            sums[0] += u[i] * u[i];
+            const double* const b = b_ + (row + i) * k_ + first;
+            for (int64_t c = 0; c < count; ++c) {
+                const double r = b[c] - t[i * count + c];
+                u[i * count + c] = r;
+                sums[c] += r * r;
+            }
         }
     });
-    return std::sqrt(sum[0]);
+    for (int64_t c = 0; c < count; ++c) norms[c] = std::sqrt(squares[c]);
 }
 
 void HostLstsqRows::normal(const double* q, double* w) const {
@@ -46,6 +56,15 @@ void HostLstsqRows::sketch(const RowSketch& how, double* a, double* b) const {
 
 void HostLstsqRows::squares(double* diagonal) const { weighted_squares(a_, nullptr, 0, diagonal); }
 
+void HostLstsqRows::gram(double* out) const { weighted_gram(a_, nullptr, 0, out); }
+
+bool HostLstsqRows::thinned_gram(int64_t apart, double* out) const {
+    if (a_.whole == nullptr || a_.whole->starts != nullptr) return false;
+    const RowBlock thin = a_.whole->thinned(apart);
+    weighted_gram(RowSource::of(thin), nullptr, 0, out);
+    return true;
+}
+
 // ---- on a device --------------------------------------------------------------------------------------------------------
 
 // The sweep's residual is A x − b.
@@ -63,6 +82,11 @@ double DeviceLstsqRows::residual(int64_t column, const double* x, double* z) con
     return std::sqrt(2 * totals[0]);
 }
 
+void DeviceLstsqRows::residuals(int64_t first, int64_t count, const double* x, double* z, double* norms) const {
+    const int64_t n = a_.shape().cols;
+    for (int64_t c = 0; c < count; ++c) norms[c] = residual(first + c, x + c * n, z + c * n);
+}
+
 void DeviceLstsqRows::normal(const double* q, double* w) const {
     RowSweep what;
     what.v = q;
@@ -77,6 +101,13 @@ void DeviceLstsqRows::sketch(const RowSketch& s, double* a, double* b) const {
 }
 
 void DeviceLstsqRows::squares(double* diagonal) const { a_.squares(nullptr, 0, diagonal); }
+
+void DeviceLstsqRows::gram(double* out) const { a_.gram(nullptr, 0, out); }
+
+bool DeviceLstsqRows::thinned_gram(int64_t apart, double* out) const {
+    a_.thinned_gram(nullptr, 0, apart, out);
+    return true;
+}
 
 std::vector<double> DeviceLstsqRows::on_host() const {
     const int64_t rows = b_.rows, k = b_.columns;

@@ -12,11 +12,12 @@ using std::int64_t;
 
 constexpr double eps = std::numeric_limits<double>::epsilon();
 
-void Triangle::decide(double rcond) {
+double Triangle::cut(double rcond) const { return rcond >= 0 ? rcond : eps * static_cast<double>(std::max<int64_t>(30, n_)); }
+
+bool Triangle::has_full_rank(double rcond) {
     const SketchCoreTable& core = kernels().sketch_core;
     const DenseTable& dense = kernels().dense;
     const int64_t p = n_ + k_;
-    const double cut = rcond >= 0 ? rcond : eps * static_cast<double>(std::max<int64_t>(30, n_));
     double smallest = 0, scaled_smallest = 0, scaled_largest = 0;
     core.extremes(dense, upper.data(), p, n_, &largest, &smallest);
     rank = n_;
@@ -37,17 +38,21 @@ void Triangle::decide(double rcond) {
     }
     if (full) {
         core.extremes(dense, scaled_.data(), n_, n_, &scaled_largest, &scaled_smallest);
-        full = rcond >= 0 ? smallest > cut * largest : scaled_smallest > cut * scaled_largest;
+        full = rcond >= 0 ? smallest > rcond * largest : scaled_smallest > cut(rcond) * scaled_largest;
         scaled_largest_ = scaled_largest;
         scaled_cond_ = scaled_smallest > 0 ? scaled_largest / scaled_smallest : std::numeric_limits<double>::infinity();
     }
-    if (full) return;
+    return full;
+}
+
+void Triangle::decide(double rcond) {
+    if (has_full_rank(rcond)) return;
     u_.resize(static_cast<std::size_t>(n_ * n_));
     v_.resize(u_.size());
     s_.resize(static_cast<std::size_t>(n_));
-    core.svd(upper.data(), p, n_, u_.data(), s_.data(), v_.data());
+    kernels().sketch_core.svd(upper.data(), n_ + k_, n_, u_.data(), s_.data(), v_.data());
     rank = 0;
-    while (rank < n_ && s_[rank] > cut * s_[0]) ++rank;
+    while (rank < n_ && s_[rank] > cut(rcond) * s_[0]) ++rank;
     if (rank > 0) cond = s_[0] / s_[rank - 1];
 }
 

@@ -20,6 +20,9 @@ public:
 
     // Decides the rank: by the triangle with columns scaled to norm 1, or as it is where the caller gave a cut (≥ 0).
     void decide(double rcond);
+    // That without the work of a cut: whether none is needed.
+    bool has_full_rank(double rcond);
+    double scaled_cond() const { return scaled_cond_; }  // of the matrix with its columns at norm 1
     void to_x(const std::vector<double>& y, double* x) const;    // x = M y
     void to_y(const double* z, std::vector<double>& y) const;    // y = Mᵀ z
     void from_y(const std::vector<double>& y, double* z) const;  // z = M⁻ᵀ y, inside the range of M
@@ -38,6 +41,7 @@ private:
     double scaled_largest_ = 0, scaled_cond_ = 1;
     std::vector<double> u_, s_, v_;  // of R where its rank is cut
     double scaled_norm(const double* x) const;
+    double cut(double rcond) const;
 
     std::vector<double> scaled_, length_;  // R with columns at norm 1, and the norms they had
     std::vector<double> shifted_;          // triangle of RᵀR + (‖r‖/‖x‖)² I, scaled
