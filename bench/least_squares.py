@@ -12,12 +12,14 @@ import numpy.typing as npt
 
 Doubles = npt.NDArray[np.float64]
 SHAPES = [(100_000, 500), (1_000_000, 100)]
+METHODS = {1e3: ("auto",), 1e8: ("sketch", "fossils", "direct")}  # by condition
 REACH = 4.0
 
 
 @dataclass(frozen=True)
 class Solve:
     shape: str
+    cond: float
     threads: int
     what: str
     milliseconds: float
@@ -26,7 +28,7 @@ class Solve:
     sweeps: int | None
 
 
-def problem(m: int, n: int, cond: float = 1e8, residual: float = 1e-3) -> tuple[Doubles, Doubles]:
+def problem(m: int, n: int, cond: float, residual: float = 1e-3) -> tuple[Doubles, Doubles]:
     rng = np.random.default_rng(0)
     a = rng.standard_normal((m, n))
     r = np.linalg.cholesky(a.T @ a).T
@@ -63,25 +65,28 @@ def seconds(run: Any, repeats: int) -> tuple[float, Any]:
     return statistics.median(times), found
 
 
-def measure(m: int, n: int, threads: int, repeats: int, peer: bool) -> list[Solve]:
+def measure(m: int, n: int, cond: float, threads: int, repeats: int, peer: bool) -> list[Solve]:
     from threadpoolctl import threadpool_limits
 
     import raphson
 
     raphson.set_num_threads(threads)
-    a, b = problem(m, n)
+    a, b = problem(m, n, cond)
     judge, shape, rows = Judge(a, b), f"{m}×{n}", []
     with threadpool_limits(threads):
         reference = None
         if peer:
             reference, x = seconds(lambda: np.linalg.lstsq(a, b, rcond=None)[0], max(1, repeats // 2))
-            rows.append(Solve(shape, threads, "numpy.linalg.lstsq", 1e3 * reference, 1.0, judge(x), None))
-        for method in ("sketch", "fossils", "direct"):
+            rows.append(Solve(shape, cond, threads, "numpy.linalg.lstsq", 1e3 * reference, 1.0, judge(x), None))
+            took, x = seconds(lambda: np.linalg.solve(a.T @ a, a.T @ b), repeats)
+            rows.append(Solve(shape, cond, threads, "NumPy (AᵀA)⁻¹Aᵀb", 1e3 * took, reference / took, judge(x), None))
+        for method in METHODS[cond]:
             took, result = seconds(
                 lambda chosen=method: raphson.lstsq(a, b, method=chosen), 1 if method == "direct" else repeats
             )
             ratio = None if reference is None else reference / took
-            rows.append(Solve(shape, threads, f"raphson {method}", 1e3 * took, ratio, judge(result.x), result.sweeps))
+            what = f"raphson {result.method if method == 'auto' else method}"
+            rows.append(Solve(shape, cond, threads, what, 1e3 * took, ratio, judge(result.x), result.sweeps))
     return rows
 
 
@@ -89,7 +94,7 @@ def show(rows: list[Solve]) -> None:
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:8.2f}"
         print(
-            f"{row.shape:14s}{row.threads:3d}  {row.what:22s}{row.milliseconds:10.0f} ms{ratio:8s}"
+            f"{row.shape:14s}{row.cond:7.0e}{row.threads:3d}  {row.what:22s}{row.milliseconds:10.0f} ms{ratio:8s}"
             f"   backward error {row.backward_error:.1e}   {'' if row.sweeps is None else f'{row.sweeps} reads'}"
         )
 
@@ -106,7 +111,7 @@ def plot(path: str) -> None:
     import raphson
 
     warnings.simplefilter("ignore")
-    a, b = problem(100_000, 500)
+    a, b = problem(100_000, 500, 1e8)
     judge = Judge(a, b)
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for method in ("sketch", "fossils"):

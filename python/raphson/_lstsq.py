@@ -43,8 +43,8 @@ class LstsqResult:
     rank : int
         Singular values that were kept.
     cond : float
-        Condition number of A (with the ridge, without what was cut), from the sketch: within its distortion, about
-        30 %. NaN for ``method="cg"``.
+        Condition number of A (with the ridge, without what was cut), within 10 %; from a sketch within its distortion,
+        about 30 %. NaN for ``method="cg"``.
     iterations, sweeps : int
         Steps of the iteration, and reads of A.
     converged, status : bool, str
@@ -99,11 +99,14 @@ def lstsq(
         default the cut is ε·max(30, n), of A with its columns scaled to norm 1 (so a badly scaled column is no cause);
         where it applies, it is made on A as it is. ε = 2.2e-16, for float32 data too: the arithmetic is float64.
     method : str
-        ``"sketch"``: SparseSign sketch of 12 n rows, its triangle as preconditioner and its solution as start, then
-        refinements by conjugate gradients (SPIR-CG), two or more. ``"fossils"``: the same by heavy-ball steps.
-        ``"direct"``: Householder QR of A by blocks of rows. ``"cg"``: conjugate gradients on columns scaled to norm 1.
-        ``"auto"``: direct up to 40 rows a column (CUDA: 16), up to 2e7 flops and for m < n, cg for CSR with more than
-        4096 columns, else sketch.
+        ``"gram"``: Cholesky factor of AᵀA, steps by measured residuals until ``tol`` is met; where the condition (of A
+        with its columns at norm 1) is above 1e6, a rank is to be cut or ``tol`` is not met, what auto would take
+        without it. ``"sketch"``: SparseSign sketch of 12 n rows, its triangle as preconditioner and its solution as
+        start, then refinements by conjugate gradients (SPIR-CG), two or more. ``"fossils"``: the same by heavy-ball
+        steps. ``"direct"``: Householder QR of A by blocks of rows. ``"cg"``: conjugate gradients on columns scaled to
+        norm 1. ``"auto"``: gram from 4 rows a column on where AᵀA costs less than the rest of the others and 4 n rows,
+        evenly spaced, say that the condition allows it (a callable and CSR: without that look). Else direct up to 40
+        rows a column (CUDA: 16), up to 2e7 flops and for m < n, cg for CSR with more than 4096 columns, else sketch.
     tol : float, optional
         Of the backward error; by default 1e-15, for float32 data 1e-6 (x is rounded to float32); for m < n ten times
         that.
@@ -129,15 +132,17 @@ def lstsq(
 
     Notes
     -----
-    Sketch: 16 flops an entry of A, QR of the sketch 24 n³ flops, then about 30 reads of A a column of b at 4 flops an
-    entry, A v and Aᵀ u in one. Direct: 2 m n² flops. Memory beyond A and b: 17 n² float64 (sketch), 150 n² (direct);
-    m < n: A twice.
+    Gram: m n² flops (CSR: the squares of the rows' lengths), n³/3, and 3 to 7 reads of A for up to 16 columns of b at
+    once, at 4 flops an entry and a column. Sketch: 16 flops an entry of A, QR of the sketch 24 n³ flops, then about 30
+    reads of A a column of b at 4 flops an entry, A v and Aᵀ u in one. Direct: 2 m n² flops. Memory beyond A and b:
+    20 n² float64 (gram), 17 n² (sketch), 150 n² (direct); m < n: A twice.
 
     CUDA: A and b stay on the device, the sketch (12 n × n float64) is factored on the host, and a read of A sends up
     and takes back n numbers. ``"direct"`` and m < n copy A to the host by blocks, and so does ``"auto"`` up to 16 rows
     a column or 2e7 flops. A whose squares leave the range of float64 (norms beyond 1e±70) is read from the host.
 
-    Sources: Epperly, Meier and Nakatsukasa 2024 (SPIR, FOSSILS); Karlson and Waldén 1997 (backward error).
+    Sources: Epperly, Meier and Nakatsukasa 2024 (SPIR, FOSSILS); Karlson and Waldén 1997 (backward error); Björck 1987
+    (refinement of the seminormal equations).
     """
     result = solve(A, b, ridge, rcond, method, tol, seed)
     if not result.converged:

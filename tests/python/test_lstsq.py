@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 import raphson
 from lstsq_reference import backward_error, problem
@@ -99,6 +100,106 @@ def test_zero_and_repeated_columns(method):
     assert result.x[3] == pytest.approx(0, abs=1e-14)
     assert result.x[7] == pytest.approx(result.x[2], rel=1e-10)
     np.testing.assert_allclose(result.x, np.linalg.lstsq(a, b, rcond=1e-12)[0], atol=1e-12)
+
+
+# ---- the Gram matrix ------------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_gram_matrix_where_the_condition_allows_it():
+    for cond, method in ((1e2, "gram"), (1e5, "gram"), (1e8, "sketch")):
+        a, b, _ = problem(6000, 100, cond)
+        result = lstsq(a, b)
+        assert result.method == method, cond
+        assert result.converged
+        assert result.cond == pytest.approx(cond, rel=0.1 if method == "gram" else 0.5)
+        assert backward_error(a, b, result.x) <= 1e-15
+    a, b, _ = problem(6000, 100, 1e5)
+    gram = lstsq(a, b)
+    assert gram.iterations > 1  # the normal equations' solution alone is wrong in the seventh digit, refinement is not
+    assert gram.sweeps == gram.iterations + 2
+    short = lstsq(a[:1500], b[:1500])  # no sample before: fifteen rows a column
+    assert (short.method, short.sweeps) == ("gram", short.iterations + 2)
+
+
+def test_a_sample_saves_the_gram_matrix_of_bad_data():
+    a, b, _ = problem(20_000, 100, 1e9)
+    assert lstsq(a, b).sweeps == lstsq(a, b, method="sketch").sweeps
+    short = lstsq(a[:1500], b[:1500])
+    assert (short.method, short.sweeps) == ("direct", 3)  # the Gram matrix, in vain; QR; the certificate
+
+
+def test_a_sample_that_misleads_costs_time_only():
+    rng = np.random.default_rng(4)
+    # Evenly spaced rows say "well conditioned": the large ones between them repeat one direction.
+    a = rng.standard_normal((20_000, 60))
+    a[1::2] = 1e9 * rng.standard_normal((10_000, 1)) * rng.standard_normal(60)
+    # … and "rank 1", where all but a few rows are the same.
+    same = np.ones((20_000, 60)) + 1e-13 * rng.standard_normal((20_000, 60))
+    same[1::7] += rng.standard_normal((2857, 60))
+    for data in (a, same):
+        b = rng.standard_normal(len(data))
+        result = lstsq(data, b)
+        assert result.converged
+        assert backward_error(data, b, result.x) <= 1e-15
+        assert result.rank == 60
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("ridge", [0.0, 2.0])
+def test_many_columns_of_b_share_the_reads(dtype, ridge):
+    a, b = random(4000, 30, 37)
+    a, b = a.astype(dtype), b.astype(dtype)
+    b[:, 5] = 0
+    b[:, 7] *= 1e-6
+    result = lstsq(a, b, ridge=ridge, method="gram")
+    exact = np.linalg.solve(a.astype(float).T @ a + ridge * np.eye(30), a.astype(float).T @ b)
+    np.testing.assert_allclose(result.x, exact, rtol=1e-11 if dtype == np.float64 else 1e-4, atol=1e-14)
+    assert (result.x[:, 5] == 0).all()
+    errors = [backward_error(a.astype(float), b[:, c].astype(float), result.x[:, c]) for c in (0, 7, 36)]
+    if ridge == 0:  # of x as it is returned, rounded to float32
+        assert result.backward_error >= max(errors) / 3 > (1e-11 if dtype == np.float32 else 0)
+    assert result.sweeps == 1 + 3 * 2  # 16 columns at a time: A'b, and the measure of the first step
+    for c in (0, 5, 7, 36):
+        alone = lstsq(a, b[:, c].copy(), ridge=ridge, method="gram")
+        np.testing.assert_allclose(alone.x, result.x[:, c], rtol=1e-12 if dtype == np.float64 else 1e-5)
+        assert alone.residual_norm == pytest.approx(result.residual_norm[c], rel=1e-6)
+        assert result.residual_norm[c] == pytest.approx(
+            np.linalg.norm(b[:, c] - a.astype(float) @ result.x[:, c]), rel=1e-6
+        )
+
+
+def test_columns_of_b_stop_one_by_one():
+    a, b, _ = problem(6000, 100, 1e5)
+    right = np.stack([0 * b, b, a.sum(axis=1), 1e-9 * b], axis=1)
+    result = lstsq(a, right)
+    assert (result.method, result.converged) == ("gram", True)
+    assert result.iterations > right.shape[1]
+    for c in (1, 2, 3):
+        assert backward_error(a, right[:, c], result.x[:, c]) <= 1e-15
+
+
+def test_the_gram_matrix_of_blocks_and_of_sparse_rows():
+    a, b = random(9000, 40)
+    expected = lstsq(a, b, method="direct").x
+    blocks = lstsq(lambda: (a[i : i + 1000] for i in range(0, 9000, 1000)), b)
+    assert blocks.method == "gram"
+    np.testing.assert_allclose(blocks.x, expected, rtol=1e-12, atol=1e-14)
+    thin = sparse.random(9000, 40, 0.2, format="csr", random_state=0)
+    csr = lstsq(thin, b)
+    assert csr.method == "gram"
+    np.testing.assert_allclose(csr.x, lstsq(thin.toarray(), b, method="direct").x, rtol=1e-12, atol=1e-14)
+    dense = sparse.csr_array(a)  # long rows: their squares would cost more than a sketch
+    wide = sparse.random(3000, 300, 0.9, format="csr", random_state=0)
+    assert lstsq(wide, b[:3000]).method == "direct"
+    np.testing.assert_allclose(lstsq(dense, b).x, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_tolerance_beyond_the_gram_matrix_goes_on():
+    a, b, _ = problem(6000, 100, 1e5)
+    with pytest.warns(raphson.ConvergenceWarning):
+        result = lstsq(a, b, tol=1e-19)
+    assert result.method == "sketch"
+    assert result.status in ("precision_floor", "stalled")
 
 
 def test_a_zero_matrix():

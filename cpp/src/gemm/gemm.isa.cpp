@@ -320,7 +320,7 @@ template <class F>
 void gram_onto(std::int64_t m, std::int64_t k, typename F::Sum alpha, const typename F::Store* x, std::int64_t ldx,
                typename F::Sum beta, typename F::Out* c, std::int64_t ldc) {
     if constexpr (std::is_same_v<typename F::Out, double>) {
-        NarrowJob<F> narrow{m, k, x, ldx, false, nullptr, nullptr};
+        NarrowJob<F> narrow{m, k, x, ldx, false, nullptr};
         if (narrow.pays()) return run_narrow(narrow, alpha, beta, c, ldc);
     }
     Job<F> job(m, m, k, alpha, x, ldx, x, ldx, beta, c, ldc, c, ldc);
@@ -338,7 +338,7 @@ template <class F>
 void columns_onto(std::int64_t n, std::int64_t k, const typename F::Store* x, std::int64_t ldx,
                   const typename F::Sum* weights, typename F::Out* c, std::int64_t ldc) {
     if (n == 0 || k == 0) return;
-    NarrowJob<F> narrow{n, k, x, ldx, true, weights, nullptr};
+    NarrowJob<F> narrow{n, k, x, ldx, true, weights};
     if (narrow.pays()) return run_narrow(narrow, 1, 1, c, ldc);
     Job<F> job(n, n, k, 1, x, ldx, x, ldx, 1, c, ldc, c, ldc);
     job.symmetric = job.a_is_b_transposed = true;

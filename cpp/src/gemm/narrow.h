@@ -11,7 +11,8 @@
 RAPHSON_ISA_BEGIN
 
 constexpr std::int64_t narrow_entries = 128;  // of k in a block: three panels and one fill a first-level cache
-constexpr std::int64_t narrow_stretch = 4096, narrow_tasks = 16;  // of k for a task, at least; at most
+constexpr std::int64_t narrow_stretch = 1024, narrow_tasks = 16;  // of k for a task, at least; at most
+constexpr std::int64_t narrow_sum_rows = 64;  // of C, whose tasks' parts a task adds up
 
 // A panel is one vector high, or four rows; a register block of C is one panel by up to three.
 constexpr int narrow_vectors = Vec<double>::width >= 4 ? 1 : 4 / Vec<double>::width;
@@ -162,7 +163,10 @@ struct NarrowJob {
     std::int64_t ldx;
     bool by_columns;
     const double* weights;
-    double* parts;
+    double* parts = nullptr;
+    double alpha = 1, beta = 0;
+    double* c = nullptr;
+    std::int64_t ldc = 0;
 
     bool pays() const { return n <= narrow_size && k >= 2 * narrow_stretch; }
     std::int64_t tasks() const { return min_of(narrow_tasks, k / narrow_stretch); }
@@ -182,21 +186,37 @@ void narrow_task(void* context, std::int64_t task) {
     }
 }
 
-// C = alpha · the product + beta·C.
+// Some rows of C = alpha · the product + beta·C.
+template <class F>
+void narrow_sums_task(void* context, std::int64_t task) {
+    const NarrowJob<F>& job = *static_cast<const NarrowJob<F>*>(context);
+    const std::int64_t ld = job.padded(), tasks = job.tasks(), end = min_of(job.n, (task + 1) * narrow_sum_rows);
+    Workspace room;
+    double* const sums = room.take_array<double>(job.n);
+    for (std::int64_t i = task * narrow_sum_rows; i < end; ++i) {
+        std::fill_n(sums, i + 1, 0.0);
+        for (std::int64_t t = 0; t < tasks; ++t) {
+            const double* const part = job.parts + (t * ld + i) * ld;
+            for (std::int64_t j = 0; j <= i; ++j) sums[j] += part[j];
+        }
+        for (std::int64_t j = 0; j <= i; ++j) {
+            const double before = job.beta == 0 ? 0 : job.beta * job.c[i * job.ldc + j];
+            job.c[i * job.ldc + j] = job.c[j * job.ldc + i] = before + job.alpha * sums[j];
+        }
+    }
+}
+
 template <class F>
 void run_narrow(NarrowJob<F>& job, double alpha, double beta, double* c, std::int64_t ldc) {
     const std::int64_t tasks = job.tasks(), ld = job.padded();
     Workspace room;
     job.parts = room.take_array<double>(tasks * ld * ld);
+    job.alpha = alpha;
+    job.beta = beta;
+    job.c = c;
+    job.ldc = ldc;
     parallel_for(tasks, narrow_task<F>, &job);
-    for (std::int64_t i = 0; i < job.n; ++i) {
-        for (std::int64_t j = 0; j <= i; ++j) {
-            double sum = 0;
-            for (std::int64_t t = 0; t < tasks; ++t) sum += job.parts[(t * ld + i) * ld + j];
-            const double before = beta == 0 ? 0 : beta * c[i * ldc + j];
-            c[i * ldc + j] = c[j * ldc + i] = before + alpha * sum;
-        }
-    }
+    parallel_for(pieces(job.n, narrow_sum_rows), narrow_sums_task<F>, &job);
 }
 
 RAPHSON_ISA_END

@@ -44,6 +44,6 @@ struct GemmTable {
 
 constexpr std::int64_t narrow_unit = 8;
 // Up to so many vectors a Gram matrix in float64 is cut along k, of which it wants much at a time.
-constexpr std::int64_t narrow_size = 256;
+constexpr std::int64_t narrow_size = 512;
 
 }  // namespace raphson

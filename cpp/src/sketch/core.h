@@ -11,7 +11,7 @@ namespace raphson {
 struct SketchCoreTable {
     // r (n × n, leading dimension ld) = u diag(s) vᵀ, s from the largest down; u, v (n × n) by columns.
     void (*svd)(const double* r, std::int64_t ld, std::int64_t n, double* u, double* s, double* v);
-    // Largest and smallest singular value of the upper triangle: exact up to n = 64, else power iterations.
+    // Largest and smallest singular value of the upper triangle: exact up to n = 16, else power iterations.
     void (*extremes)(const DenseTable& dense, const double* r, std::int64_t ld, std::int64_t n, double* largest,
                      double* smallest);
 };

@@ -74,8 +74,9 @@ void svd(const double* r, int64_t ld, int64_t n, double* u, double* s, double* v
     }
 }
 
-constexpr int64_t exact_limit = 64;
-constexpr int power_steps = 40;
+constexpr int64_t exact_limit = 16;
+constexpr int least_power_steps = 6, power_steps = 40;
+constexpr double settled = 1e-3;  // relative change in a step, after which an estimate good to a few percent goes on as it is
 
 double length(int64_t n, const double* x) { return std::sqrt(dot(n, x, x)); }
 void divide(int64_t n, double* x, double by) {
@@ -96,9 +97,14 @@ void extremes(const DenseTable& dense, const double* r, int64_t ld, int64_t n, d
         *smallest = x[n - 1];
         return;
     }
+    const auto goes_on = [](int step, double before, double now) {
+        return step < least_power_steps || std::fabs(now - before) > settled * now;
+    };
     for (int64_t j = 0; j < n; ++j) x[j] = 1 + 0.5 * std::sin(static_cast<double>(j));  // no direction left out
     divide(n, x, length(n, x));
-    for (int step = 0; step < power_steps; ++step) {
+    double before = 0;
+    for (int step = 0; step < power_steps && goes_on(step, before, *largest); ++step) {
+        before = *largest;
         dense.upper_times(r, ld, n, false, x, y);
         *largest = length(n, y);
         dense.upper_times(r, ld, n, true, y, x);
@@ -111,7 +117,9 @@ void extremes(const DenseTable& dense, const double* r, int64_t ld, int64_t n, d
     }
     for (int64_t j = 0; j < n; ++j) x[j] = 1 + 0.5 * std::cos(static_cast<double>(j));
     divide(n, x, length(n, x));
-    for (int step = 0; step < power_steps; ++step) {
+    before = 0;
+    for (int step = 0; step < power_steps && goes_on(step, before, *smallest); ++step) {
+        before = *smallest;
         dense.solve_triangle(r, ld, n, true, true, x);
         const double half = length(n, x);
         *smallest = 0;

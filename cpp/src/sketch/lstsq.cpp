@@ -6,7 +6,7 @@
 
 #include "common/threads.h"
 #include "raphson/sketch.h"
-#include "sketch/lstsq_gram.h"
+#include "sketch/lstsq_methods.h"
 #include "sketch/lstsq_rows.h"
 #include "sketch/triangle.h"
 #include "table.h"
@@ -62,8 +62,6 @@ public:
 
 private:
     LstsqMethod choose() const;
-    void check_range() const;
-    void wide();
     void triangle_of_sketch();
     void triangle_of_rows();
     void scale_columns();
@@ -75,6 +73,7 @@ private:
     void heavy_ball(const std::vector<double>& c, std::vector<double>& dy, bool first, const double* x, double r_norm);
     bool near_enough(bool first, double step, const std::vector<double>& rest, int iteration, const double* x, double r_norm) const;
     void certify(int64_t column, double* x);
+    void record(int64_t column, double r_norm, double error);
 
     const bool as_it_is_;
     const LstsqRows& passes_;
@@ -88,14 +87,6 @@ private:
     LstsqResult result_;
     std::int64_t sketch_rows_ = 0;
 };
-
-// Thrown inwards: products of A's entries would leave the range of float64, or its precision.
-struct OutOfRange {};
-
-void Solver::check_range() const {
-    const bool squares = triangle_.frobenius > 1e-70 && triangle_.frobenius < 1e70;
-    if (!squares && !as_it_is_) throw OutOfRange();
-}
 
 LstsqMethod Solver::choose() const {
     const bool sparse = a_.whole != nullptr && a_.whole->starts != nullptr;
@@ -112,8 +103,7 @@ LstsqResult Solver::run() {
         if (const auto found = lstsq_by_gram(passes_, a_, k_, precision_, options_, tol_, result_.sweeps)) return *found;
     }
     if (method == LstsqMethod::direct && a_.rows < n_) {
-        wide();
-        return result_;
+        return lstsq_wide(a_, b_, k_, precision_, options_, tol_, as_it_is_);
     }
     if (method == LstsqMethod::cg) {
         scale_columns();
@@ -136,69 +126,6 @@ LstsqResult Solver::run() {
     return result_;
 }
 
-// [A √ridge I][x; s] = b: the least norm of (x, s) is the ridge's solution, without a square.
-void Solver::wide() {
-    const int64_t rows = a_.rows, n = n_ + (options_.ridge > 0 ? rows : 0);
-    std::vector<double> a(static_cast<std::size_t>(rows * n), 0.0), x(static_cast<std::size_t>(n * k_));
-    std::vector<double> copy(static_cast<std::size_t>(rows * n_));
-    a_.visit([&](const RowBlock& block, int64_t first) { densify(block, nullptr, 0, copy.data() + first * n_); });
-    triangle_.frobenius = norm(copy.data(), rows * n_);
-    check_range();
-    for (int64_t i = 0; i < rows; ++i) {
-        std::copy_n(copy.data() + i * n_, n_, a.data() + i * n);
-        if (options_.ridge > 0) a[i * n + n_ + i] = std::sqrt(options_.ridge);
-    }
-    const double cut = options_.rcond >= 0 ? options_.rcond : eps * static_cast<double>(std::max<int64_t>(30, n));
-    double largest = 0, smallest = 0;
-    if (rows > 0) {
-        result_.rank = solve_wide(a.data(), rows, n, b_, k_, cut, x.data(), &largest, &smallest);
-    } else {
-        result_.rank = 0;
-    }
-    result_.rank = std::min(result_.rank, rows);
-    result_.cond = smallest > 0 ? largest / smallest : std::numeric_limits<double>::infinity();
-    std::copy_n(x.data(), n_ * k_, result_.x.data());
-    if (precision_ == DType::float32) {
-        for (double& value : result_.x) value = static_cast<double>(static_cast<float>(value));
-    }
-    // A x = b holds up to an error of A of size ‖r‖/‖x‖; where it cannot (ridge, rank), Stewart's bound ‖Aᵀr‖/‖r‖.
-    for (int64_t column = 0; column < k_; ++column) {
-        std::vector<double> z(static_cast<std::size_t>(n_), 0.0), r(static_cast<std::size_t>(rows));
-        double x_norm = 0;
-        for (int64_t j = 0; j < n_; ++j) x_norm = std::hypot(x_norm, result_.x[j * k_ + column]);
-        for (int64_t i = 0; i < rows; ++i) {
-            double sum = b_[i * k_ + column];
-            for (int64_t j = 0; j < n_; ++j) sum -= copy[i * n_ + j] * result_.x[j * k_ + column];
-            r[i] = sum;
-            for (int64_t j = 0; j < n_; ++j) z[j] += copy[i * n_ + j] * sum;
-        }
-        for (int64_t j = 0; j < n_; ++j) z[j] -= options_.ridge * result_.x[j * k_ + column];
-        const double r_norm = norm(r.data(), rows), z_norm = norm(z.data(), n_);
-        // With a ridge the residual of [A; √ridge I] x = [b; 0] counts, and its norm.
-        const double whole = std::hypot(r_norm, std::sqrt(options_.ridge) * x_norm);
-        const double frobenius = std::hypot(triangle_.frobenius, std::sqrt(options_.ridge * static_cast<double>(n_)));
-        double error = whole > 0 && frobenius > 0 ? z_norm / (whole * frobenius) : 0;
-        if (x_norm > 0 && triangle_.frobenius > 0) error = std::min(error, r_norm / (x_norm * triangle_.frobenius));
-        if (options_.ridge > 0 && whole > 0 && x_norm > 0 && triangle_.frobenius > 0) {
-            // Stewart's bound is far off where r is small beside A x. The least norm has r = ridge·u and x = Aᵀu; with
-            // z = Aᵀ(r − ridge·u) + ridge·(Aᵀu − x), Karlson and Waldén's estimate is at most this.
-            const double root = std::sqrt(options_.ridge);
-            std::vector<double> e(static_cast<std::size_t>(n_));
-            for (int64_t j = 0; j < n_; ++j) e[j] = -result_.x[j * k_ + column];
-            for (int64_t i = 0; i < rows; ++i) {
-                const double u = x[(n_ + i) * k_ + column] / root;
-                r[i] -= options_.ridge * u;
-                for (int64_t j = 0; j < n_; ++j) e[j] += copy[i * n_ + j] * u;
-            }
-            const double away = norm(r.data(), rows) / x_norm + options_.ridge * norm(e.data(), n_) / whole;
-            error = std::min(error, away / triangle_.frobenius);
-        }
-        result_.residual_norm[column] = r_norm;
-        result_.backward_error[column] = error;
-        if (!(error <= tol_)) result_.status = Status::precision_floor;
-    }
-}
-
 void Solver::triangle_of_sketch() {
     const int64_t p = n_ + k_, extra = options_.ridge > 0 ? n_ : 0;
     int64_t rows = options_.sketch_rows > 0 ? options_.sketch_rows : sketch_factor * n_;
@@ -208,7 +135,7 @@ void Solver::triangle_of_sketch() {
     passes_.sketch({rows, static_cast<int>(std::min<int64_t>(sketch_nnz, rows)), options_.seed}, sketched.data(), right.data());
     ++result_.sweeps;
     triangle_.frobenius = norm(sketched.data(), rows * n_);
-    check_range();
+    check_range(triangle_.frobenius, as_it_is_);
     // Two halves at once, then their triangles: the same R, and two threads have work.
     const int64_t half = rows / 2;
     triangle_.upper.assign(static_cast<std::size_t>(p * p), 0.0);
@@ -255,7 +182,7 @@ void Solver::triangle_of_rows() {
         for (int64_t j = i; j < n_; ++j) sum += triangle_.upper[i * p + j] * triangle_.upper[i * p + j];
     }
     triangle_.frobenius = std::sqrt(sum);
-    check_range();
+    check_range(triangle_.frobenius, as_it_is_);
 }
 
 void Solver::scale_columns() {
@@ -269,7 +196,7 @@ void Solver::scale_columns() {
         s = s > 0 ? 1 / std::sqrt(s) : 0.0;
     }
     triangle_.frobenius = std::sqrt(sum);
-    check_range();
+    check_range(triangle_.frobenius, as_it_is_);
     triangle_.largest = triangle_.frobenius;
     result_.cond = std::numeric_limits<double>::quiet_NaN();
 }
@@ -344,7 +271,7 @@ void Solver::heavy_ball(const std::vector<double>& c, std::vector<double>& dy, b
 
 void Solver::refine(int64_t column, double* x) {
     std::vector<double> z(static_cast<std::size_t>(n_)), c, dy, change(z.size()), best(x, x + n_);
-    double best_error = std::numeric_limits<double>::infinity();
+    double best_error = std::numeric_limits<double>::infinity(), best_norm = 0;
     for (int pass = 0; pass <= most_refinements; ++pass) {
         const double r_norm = residual(column, x, z.data());
         if (!std::isfinite(r_norm)) throw NotFinite("lstsq: b has NaN or Inf");
@@ -354,6 +281,7 @@ void Solver::refine(int64_t column, double* x) {
             const bool enough = error <= tol_ || error > 0.5 * best_error || pass == most_refinements;
             if (error < best_error) {
                 best_error = error;
+                best_norm = r_norm;
                 std::copy_n(x, n_, best.begin());
             }
             if (enough) break;
@@ -369,7 +297,8 @@ void Solver::refine(int64_t column, double* x) {
         for (int64_t j = 0; j < n_; ++j) x[j] += change[j];
     }
     std::copy(best.begin(), best.end(), x);
-    certify(column, x);
+    const bool measured = precision_ == DType::float64 && std::isfinite(best_error);  // a float32 x is rounded first
+    measured ? record(column, best_norm, best_error) : certify(column, x);
 }
 
 void Solver::certify(int64_t column, double* x) {
@@ -380,7 +309,10 @@ void Solver::certify(int64_t column, double* x) {
     const double r_norm = residual(column, x, z.data());
     if (!std::isfinite(r_norm)) throw NotFinite("lstsq: b has NaN or Inf");
     triangle_.prepare_error(x, r_norm);
-    const double error = triangle_.backward_error(z, x, r_norm);
+    record(column, r_norm, triangle_.backward_error(z, x, r_norm));
+}
+
+void Solver::record(int64_t column, double r_norm, double error) {
     result_.residual_norm[column] = r_norm;
     result_.backward_error[column] = error;
     if (error <= tol_) return;
@@ -427,11 +359,8 @@ LstsqResult lstsq(const RowSource& a, const double* b, int64_t k, DType precisio
     // b at a power of two where its squares are safe; A only where the first look at it fails, which costs a copy by blocks.
     const double size = largest(b, a.rows * k), unit = size > 0 ? std::exp2(-std::ilogb(size)) : 1.0;
     const bool far = out_of_range(size);
-    std::vector<double> scaled_b;
-    if (far) {
-        scaled_b.assign(b, b + a.rows * k);
-        for (double& value : scaled_b) value *= unit;
-    }
+    std::vector<double> scaled_b(b, b + (far ? a.rows * k : 0));
+    for (double& value : scaled_b) value *= unit;
     const double* const right = far ? scaled_b.data() : b;
     const double b_scale = far ? unit : 1.0;
     const auto finish = [&](LstsqResult result, double a_scale) {

@@ -1,4 +1,4 @@
-#include "sketch/lstsq_gram.h"
+#include "sketch/lstsq_methods.h"
 
 #include <algorithm>
 #include <cmath>
@@ -15,38 +15,41 @@ namespace {
 using std::int64_t;
 using Vector = std::vector<double>;
 
-constexpr double unit = std::numeric_limits<double>::epsilon();
 // Of A with its columns at norm 1. Rounding of AᵀA moves the preconditioned problem by some ε·condition²: a step of the
 // refinement gains at least three digits.
 constexpr double most_condition = 1e6;
-constexpr int64_t most_columns = 1024;    // beyond, a sketch's triangle costs less than AᵀA
-constexpr int64_t least_rows = 4;         // a column
-constexpr double least_flops = 1e7;       // below, QR of A is as fast
-constexpr int64_t sampled_rows = 4;       // a column, for a first look at the condition …
-constexpr int64_t worth_a_sample = 16;    // … where A has so many more rows
-constexpr int64_t columns_at_once = 16;   // of b in one read of A
+// A sketch costs some 25 reads of A, worth the products of this many columns, and QR of 12 rows a column, as dear as the
+// products of this many rows a column.
+constexpr double reads_in_columns = 1000, factor_in_rows = 50;
+constexpr double sparse_updates = 100;  // of AᵀA for an entry of CSR rows: still cheaper than a sketch of them
+constexpr int64_t least_rows = 4;       // a column
+constexpr double least_flops = 2e5;     // below, QR of A is as fast
+constexpr int64_t sampled_rows = 4;      // a column, for a first look at the condition …
+constexpr int64_t worth_a_sample = 16;   // … where A has so many more rows
+constexpr int64_t columns_at_once = 16;  // of b in one read of A
 constexpr int most_steps = 8;
 
 double squared(double x) { return x * x; }
 
-// The triangle of a Gram matrix (n×n, destroyed) with a ridge. False where it has no Cholesky factor, where a square is out of
-// range, or where the condition is beyond the method.
-bool factor(Vector& gram, int64_t n, double ridge, double rcond, Triangle& triangle) {
-    Vector length(static_cast<std::size_t>(n));
-    double trace = 0;
+// A Gram matrix (n×n) with a ridge becomes its Cholesky factor, of columns at norm 1, whose lengths are set aside. False where
+// a square is out of range, or where a pivot is so small that the condition is certainly beyond the method.
+bool factor(Vector& gram, int64_t n, double ridge, Vector& length) {
+    length.resize(static_cast<std::size_t>(n));
     for (int64_t j = 0; j < n; ++j) {
         const double square = gram[j * n + j] + ridge;
         if (!(square > 1e-140 && square < 1e140)) return false;
-        trace += square;
         length[j] = std::sqrt(square);
     }
     for (int64_t i = 0; i < n; ++i) {
         for (int64_t j = 0; j < i; ++j) gram[i * n + j] /= length[i] * length[j];
         gram[i * n + i] = 1;
     }
-    // A pivot below this would mean a condition beyond the limit.
-    if (cholesky(gram.data(), n, n, squared(0.1 / most_condition)) != 0) return false;
-    triangle.frobenius = std::sqrt(trace);
+    return cholesky(gram.data(), n, n, squared(1 / most_condition)) == 0;
+}
+
+// False where the condition is beyond the method after all, or a cut was asked for.
+bool accept(const Vector& gram, const Vector& length, int64_t n, double rcond, Triangle& triangle) {
+    triangle.frobenius = norm(length.data(), n);
     triangle.upper.assign(static_cast<std::size_t>(n * n), 0.0);
     for (int64_t i = 0; i < n; ++i) {
         for (int64_t j = 0; j <= i; ++j) triangle.upper[j * n + i] = gram[i * n + j] * length[i];
@@ -130,28 +133,29 @@ bool Refinement::run(int64_t first, int64_t count, LstsqResult& result) {
 }  // namespace
 
 bool gram_pays(const RowSource& a) {
-    const double flops = static_cast<double>(a.rows) * squared(static_cast<double>(a.cols));
-    if (a.cols > most_columns || a.rows < least_rows * a.cols) return false;
-    if (a.whole == nullptr || a.whole->starts == nullptr) return flops > least_flops;
-    // CSR: squares of the rows' lengths, one after the other, against some thirty products.
-    double work = squared(static_cast<double>(a.cols));
-    for (int64_t i = 0; i < a.rows; ++i) work += squared(static_cast<double>(a.whole->starts[i + 1] - a.whole->starts[i]));
-    return work < 30.0 * static_cast<double>(a.whole->size());
+    const double m = static_cast<double>(a.rows), n = static_cast<double>(a.cols);
+    if (a.rows < least_rows * a.cols) return false;
+    if (a.whole == nullptr || a.whole->starts == nullptr) {
+        return m * n * n > least_flops && m * (n - reads_in_columns) < factor_in_rows * n * n;
+    }
+    double updates = n * n;
+    for (int64_t i = 0; i < a.rows; ++i) updates += squared(static_cast<double>(a.whole->starts[i + 1] - a.whole->starts[i]));
+    return updates < sparse_updates * static_cast<double>(a.whole->size());
 }
 
 std::optional<LstsqResult> lstsq_by_gram(const LstsqRows& passes, const RowSource& a, int64_t k, DType precision,
                                          const LstsqOptions& options, double tol, int& sweeps) {
     const int64_t n = a.cols;
-    Vector gram(static_cast<std::size_t>(n * n));
+    Vector gram(static_cast<std::size_t>(n * n)), length;
     Triangle triangle(n, 0);
     const int64_t apart = a.rows / std::max<int64_t>(1, sampled_rows * n);
     if (apart * sampled_rows >= worth_a_sample && passes.thinned_gram(apart, gram.data())) {
         // The share of the ridge that these rows would have.
-        if (!factor(gram, n, options.ridge / static_cast<double>(apart), options.rcond, triangle)) return std::nullopt;
+        if (!factor(gram, n, options.ridge / static_cast<double>(apart), length)) return std::nullopt;
     }
     passes.gram(gram.data());
     ++sweeps;
-    if (!factor(gram, n, options.ridge, options.rcond, triangle)) return std::nullopt;
+    if (!factor(gram, n, options.ridge, length) || !accept(gram, length, n, options.rcond, triangle)) return std::nullopt;
     LstsqResult result;
     result.method = LstsqMethod::gram;
     result.rank = n;

@@ -1,0 +1,31 @@
+// Methods of least squares that stand by themselves: by the Cholesky factor of AᵀA, and of wide matrices.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "raphson/sketch.h"
+#include "sketch/lstsq_rows.h"
+
+namespace raphson {
+
+// Thrown inwards: products of A's entries would leave the range of float64, or its precision.
+struct OutOfRange {};
+// By A's Frobenius norm; `as_it_is`: whatever it is.
+inline void check_range(double frobenius, bool as_it_is) {
+    if (!as_it_is && !(frobenius > 1e-70 && frobenius < 1e70)) throw OutOfRange();
+}
+
+// Whether the Cholesky factor of AᵀA is expected to be the fastest way, by the shape alone.
+bool gram_pays(const RowSource& a);
+
+// Nothing where A's condition, range or rank is beyond it, or where it does not reach tol: other methods are asked then.
+// sweeps counts the reads of A that this took.
+std::optional<LstsqResult> lstsq_by_gram(const LstsqRows& passes, const RowSource& a, std::int64_t k, DType precision,
+                                         const LstsqOptions& options, double tol, int& sweeps);
+
+// The solution of least norm of fewer rows than columns, by QR of Aᵀ; A is copied.
+LstsqResult lstsq_wide(const RowSource& a, const double* b, std::int64_t k, DType precision, const LstsqOptions& options,
+                       double tol, bool as_it_is);
+
+}  // namespace raphson
