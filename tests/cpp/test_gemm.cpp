@@ -219,7 +219,8 @@ TEST_CASE_TEMPLATE("gemm: gram onto a matrix, float32 widened", X, double, float
                 check_gram_onto<X>(isa, t);
             }
         }
-        for (Case t : {Case{300, 300, 900}, Case{129, 129, 3001}, Case{600, 600, 9000}, Case{5, 5, 0}}) {
+        for (Case t : {Case{300, 300, 900}, Case{129, 129, 3001}, Case{600, 600, 9000}, Case{5, 5, 0},
+                       Case{509, 509, 2053}, Case{389, 389, 2047}}) {
             t.beta = 1;
             check_gram_onto<X>(isa, t);
         }
@@ -270,6 +271,8 @@ TEST_CASE_TEMPLATE("gemm: weighted products of columns onto a matrix, float32 wi
         check(300, 900, true);
         check(129, 3001, true);
         check(600, 9000, false);
+        check(509, 2053, true);
+        check(389, 2047, false);
         for (const std::int64_t n : few_vectors) check(n, 8192 + n, turn % 2 == 0);  // cut along k
         check(5, 0, true);
         check(0, 5, true);
