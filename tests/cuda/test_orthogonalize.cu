@@ -46,6 +46,19 @@ void on_device(const std::vector<OrthogonalizeItem>& items, const OrthogonalizeO
     raphson::cuda_table().orthogonalize(items.data(), items.size(), options, here);
 }
 
+// Kernels launched by one call: known where they are emulated.
+template <class F>
+std::int64_t launches_of(F&& f) {
+#ifdef RAPHSON_CUDA_EMULATION
+    const std::size_t before = emulation::launches;
+    f();
+    return static_cast<std::int64_t>(emulation::launches - before);
+#else
+    f();
+    return -1;
+#endif
+}
+
 // The same numbers through the CPU library in float64 and in T (float32 for float16, which the CPU does not take).
 template <class P>
 std::vector<double> on_cpu(const std::vector<double>& x, int64_t count, int64_t m, int64_t n, const Schedule& schedule,
@@ -69,7 +82,7 @@ double distance(const std::vector<double>& a, const std::vector<double>& b) {
 
 template <class T>
 void check_orthogonalize(const Layout& in, const Layout& out, const Schedule& schedule, OrthogonalizeOptions options = {},
-                         double scale = 1) {
+                         double scale = 1, bool one_launch = false) {
     options.check_finite = false;
     const int64_t count = in.count(), m = in.rows(), n = in.cols();
     CAPTURE(m);
@@ -80,7 +93,8 @@ void check_orthogonalize(const Layout& in, const Layout& out, const Schedule& sc
     auto* device_out = poisoned<T>(scratch, out.elements);
     const BatchRef x_ref = in.on(device_x, type_of<T>()), out_ref = out.on(device_out, type_of<T>());
     const OrthogonalizePlan plan = plan_orthogonalize(m, n, type_of<T>(), schedule, options);
-    on_device({{x_ref, out_ref, &plan}}, options);
+    const std::int64_t launches = launches_of([&] { on_device({{x_ref, out_ref, &plan}}, options); });
+    if (one_launch && launches >= 0) CHECK(launches == 1);
     const auto got = download(device_out, out.elements);
 
     std::vector<double> dense, result;
@@ -128,6 +142,36 @@ TEST_CASE_TEMPLATE("cuda orthogonalize: small matrices, in one launch", T, raphs
     narrow.own_precision = false;
     narrow.precision = DType::bfloat16;
     check_orthogonalize<float>(contiguous(2, 40, 70), contiguous(2, 40, 70), Schedule::named("muon"), narrow);
+}
+
+// Rows from one row of a thread's to ten, and the ends of each; columns of one panel, of several, and of no whole float4.
+TEST_CASE("cuda orthogonalize: small matrices in float32, in one launch") {
+    const auto check = [](int64_t count, int64_t m, int64_t n, const char* name, OrthogonalizeOptions options = {}, int steps = 0) {
+        const Layout shape = contiguous(count, m, n);
+        check_orthogonalize<float>(shape, shape, Schedule::named(name, steps, m, n), options, 1, true);
+    };
+    const int64_t shapes[][3] = {{1, 1, 1},    {1, 2, 700},  {3, 31, 33},  {2, 32, 131}, {1, 33, 64},   {1, 64, 130},  {2, 65, 66},
+                                 {1, 96, 257}, {1, 97, 101}, {1, 127, 129}, {2, 128, 128}, {1, 129, 140}, {1, 160, 161}, {2, 50, 17},
+                                 {1, 16, 2500}, {1, 80, 239}, {1, 128, 300}};
+    for (const auto& s : shapes) check(s[0], s[1], s[2], "polar_express");
+    check(2, 45, 70, "cubic", {}, 7);  // squares nothing
+    OrthogonalizeOptions gram;
+    gram.method = Method::gram;
+    for (const int steps : {1, 2, 3, 4, 6, 9}) check(2, 19, 90, "muon", gram, steps);
+    check(1, 64, 200, "polar_express");  // `auto` takes the Gram iteration here
+    check(1, 70, 213, "you", gram);
+    for (const Method method : {Method::standard, Method::gram}) {
+        OrthogonalizeOptions options;
+        options.method = method;
+        const Layout tall{{2, 70, 20}, {1400, 20, 1}, 2800}, spread{{2, 20, 70}, {9000, 220, 3}, 18000}, turned{{2, 20, 70}, {1400, 1, 20}, 2800};
+        check_orthogonalize<float>(tall, {{2, 70, 20}, {1400, 1, 70}, 2800}, Schedule::named("muon"), options, 1, true);
+        check_orthogonalize<float>(spread, turned, Schedule::named("muon"), options, 1, true);
+    }
+    OrthogonalizeOptions wide;  // 16 bits in memory, float32 in the iteration
+    wide.own_precision = false;
+    wide.precision = DType::float32;
+    check_orthogonalize<raphson::bfloat16>(contiguous(2, 40, 70), contiguous(2, 40, 70), Schedule::named("muon"), wide, 1, true);
+    check_orthogonalize<float16>(contiguous(2, 40, 70), contiguous(2, 40, 70), Schedule::named("muon"), wide, 1, true);
 }
 
 TEST_CASE_TEMPLATE("cuda orthogonalize: strides", T, double, raphson::bfloat16) {

@@ -87,9 +87,4 @@ void rescale(const Working& x, const Working& a, bool aol, double norm_factor, d
 // to ← from + diagonal·I, square.
 void add_diagonal(const Working& from, double diagonal, const Working& to, CudaPlace place);
 
-// All of orthogonalize in one launch, a block of threads for each matrix; false, and nothing done, where the plan, the
-// types or the size do not fit: 16-bit arithmetic, standard method, Frobenius norm, up to 128 rows and what shared memory
-// holds of columns (about 500).
-bool resident(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place);
-
 }  // namespace raphson::cuda

@@ -1,0 +1,73 @@
+"""Matrices that stay in shared memory from the norm to the result, a launch for all of a batch (see docs/gpu.md)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import cuda_arrays
+from raphson.newton_schulz import orthogonalize, orthogonalize_many
+
+device = cuda_arrays.device()
+
+# Errors of a whole orthogonalization in the arithmetic of the type, of the inputs below, relative to the result's norm.
+TOLERANCE = {"float32": 2e-5, "float16": 6e-2, "bfloat16": 4e-1}
+# The largest size of each that the kernels take, and what a matrix just beyond takes.
+SHAPES = {"float32": [(31, 77), (127, 129), (129, 128), (160, 160), (161, 162)]}
+CASES = [(dtype, shape) for dtype, shapes in SHAPES.items() for shape in shapes]
+
+
+def put(x: np.ndarray, name: str):
+    return device.put(x if name == "bfloat16" else x.astype(name), bfloat16=name == "bfloat16")
+
+
+def rounded(x: np.ndarray, name: str) -> np.ndarray:
+    """What the device gets to see, in float64."""
+    return device.get(put(x, name)).astype(np.float64)
+
+
+def spectra(rng: np.random.Generator, m: int, n: int) -> dict[str, np.ndarray]:
+    """Gaussian, heavy-tailed and decaying: what iterations have blown up on."""
+    r = min(m, n)
+    u, v = np.linalg.qr(rng.standard_normal((m, r)))[0], np.linalg.qr(rng.standard_normal((n, r)))[0]
+    return {
+        "gaussian": rng.standard_normal((m, n)),
+        "cauchy": np.clip(rng.standard_cauchy((m, n)), -3e4, 3e4),
+        "decaying": (u * np.arange(1.0, r + 1) ** -1) @ v.T,
+    }
+
+
+def norms(found: np.ndarray, x: np.ndarray, **how) -> tuple[float, float]:
+    """The error in Frobenius norm against float64 on the CPU, relative, and the result's largest singular value."""
+    expected = orthogonalize(x, **how)
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    return error, np.linalg.norm(found, 2)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), CASES, ids=str)
+def test_heavy_tails_do_not_blow_up(rng, dtype, shape):
+    for name, x in spectra(rng, *shape).items():
+        x = rounded(x.astype(np.float32), dtype)
+        out = put(np.full(shape, np.nan, np.float32), dtype)
+        assert orthogonalize(put(x.astype(np.float32), dtype), schedule="polar_express", steps=5, out=out) is out
+        error, largest = norms(device.get(out).astype(np.float64), x, schedule="polar_express", steps=5)
+        assert error <= TOLERANCE[dtype], name
+        assert largest <= 1.15, name
+
+
+@pytest.mark.parametrize(("dtype", "shape"), CASES, ids=str)
+def test_a_nan_stays_in_its_matrix(rng, dtype, shape):
+    x = rng.standard_normal((2, *shape)).astype(np.float32)
+    clean = device.get(orthogonalize(put(x, dtype), schedule="muon", steps=2))
+    x[1, -1, -1] = np.nan
+    found = device.get(orthogonalize(put(x, dtype), schedule="muon", steps=2))
+    np.testing.assert_array_equal(found[0], clean[0])
+    assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("dtype", SHAPES)
+def test_a_list_of_small_and_large_is_what_each_is_alone(rng, dtype):
+    shapes = [(20, 33), (2, 33, 20), SHAPES[dtype][-2], SHAPES[dtype][-1], (20, 33)]
+    xs = [put(rng.standard_normal(s).astype(np.float32), dtype) for s in shapes]
+    for x, result in zip(xs, orthogonalize_many(xs, schedule="muon", steps=2), strict=True):
+        np.testing.assert_array_equal(device.get(result), device.get(orthogonalize(x, schedule="muon", steps=2)))
