@@ -144,6 +144,32 @@ TEST_CASE_TEMPLATE("cuda orthogonalize: small matrices, in one launch", T, raphs
     check_orthogonalize<float>(contiguous(2, 40, 70), contiguous(2, 40, 70), Schedule::named("muon"), narrow);
 }
 
+// Blocks of 16 rows from one more than the other kernel takes to 16, and few rows of many columns.
+TEST_CASE_TEMPLATE("cuda orthogonalize: up to 256 rows in 16 bits, in one launch", T, raphson::bfloat16, float16) {
+    const auto check = [](int64_t count, int64_t m, int64_t n, const char* name, int steps = 0) {
+        const Layout shape = contiguous(count, m, n);
+        OrthogonalizeOptions standard;  // `auto` would take the Gram iteration of wide matrices in float16
+        standard.method = Method::standard;
+        check_orthogonalize<T>(shape, shape, Schedule::named(name, steps, m, n), standard, 1, true);
+    };
+    check(2, 129, 130, "polar_express");
+    check(1, 129, 400, "you", 3);
+    check(1, 176, 177, "muon", 3);
+    check(1, 200, 209, "muon", 3);
+    check(1, 255, 255, "polar_express", 2);
+    check(1, 256, 256, "polar_express", 5);
+    check(1, 256, 304, "muon", 2);
+    check(1, 144, 150, "cubic", 3);  // squares nothing
+    check(1, 20, 2000, "muon", 2);
+    check(1, 100, 900, "you", 2);
+    const Layout tall{{2, 150, 140}, {21000, 140, 1}, 42000}, turned{{2, 150, 140}, {21000, 1, 150}, 42000};
+    check_orthogonalize<T>(tall, turned, Schedule::named("muon", 2), {}, 1, true);
+    OrthogonalizeOptions narrow;  // float32 in memory, bfloat16 in the iteration
+    narrow.own_precision = false;
+    narrow.precision = DType::bfloat16;
+    check_orthogonalize<float>(contiguous(1, 130, 140), contiguous(1, 130, 140), Schedule::named("muon", 2), narrow, 1, true);
+}
+
 // Rows from one row of a thread's to ten, and the ends of each; columns of one panel, of several, and of no whole float4.
 TEST_CASE("cuda orthogonalize: small matrices in float32, in one launch") {
     const auto check = [](int64_t count, int64_t m, int64_t n, const char* name, OrthogonalizeOptions options = {}, int steps = 0) {

@@ -11,9 +11,13 @@ from raphson.newton_schulz import orthogonalize, orthogonalize_many
 device = cuda_arrays.device()
 
 # Errors of a whole orthogonalization in the arithmetic of the type, of the inputs below, relative to the result's norm.
-TOLERANCE = {"float32": 2e-5, "float16": 6e-2, "bfloat16": 4e-1}
-# The largest size of each that the kernels take, and what a matrix just beyond takes.
-SHAPES = {"float32": [(31, 77), (127, 129), (129, 128), (160, 160), (161, 162)]}
+TOLERANCE = {"float32": 8e-6, "float16": 6e-3, "bfloat16": 3e-2}
+# Around the largest sizes of each kernel; the last of every row takes several launches.
+SHAPES = {
+    "float32": [(31, 77), (127, 129), (129, 128), (160, 160), (161, 162)],
+    "float16": [(128, 129), (130, 129), (255, 256), (257, 258)],
+    "bfloat16": [(128, 127), (129, 200), (256, 255), (258, 257)],
+}
 CASES = [(dtype, shape) for dtype, shapes in SHAPES.items() for shape in shapes]
 
 
@@ -27,11 +31,10 @@ def rounded(x: np.ndarray, name: str) -> np.ndarray:
 
 
 def spectra(rng: np.random.Generator, m: int, n: int) -> dict[str, np.ndarray]:
-    """Gaussian, heavy-tailed and decaying: what iterations have blown up on."""
+    """Heavy-tailed and decaying: what iterations have blown up on."""
     r = min(m, n)
     u, v = np.linalg.qr(rng.standard_normal((m, r)))[0], np.linalg.qr(rng.standard_normal((n, r)))[0]
     return {
-        "gaussian": rng.standard_normal((m, n)),
         "cauchy": np.clip(rng.standard_cauchy((m, n)), -3e4, 3e4),
         "decaying": (u * np.arange(1.0, r + 1) ** -1) @ v.T,
     }

@@ -173,7 +173,11 @@ void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const Orth
         const int64_t rows = std::min(item.x.rows(), item.x.cols()), cols = std::max(item.x.rows(), item.x.cols());
         if (rows == 0 || item.x.count() == 0) continue;
         const DeviceBatch x(item.x, item.plan->transposed), out(item.out, item.plan->transposed);
-        if (resident(x, out, *item.plan, options.eps, place) || resident_float(x, out, *item.plan, options.eps, place)) continue;
+        const OrthogonalizePlan& plan = *item.plan;
+        if (resident(x, out, plan, options.eps, place) || resident_wide(x, out, plan, options.eps, place) ||
+            resident_float(x, out, plan, options.eps, place)) {
+            continue;
+        }
         const auto fits = [&](const Group& group) {  // plans of one call differ by shape alone, `root`'s table included
             return group.rows == rows && group.cols == cols && group.plan->precision == item.plan->precision &&
                    same_steps(*group.plan, *item.plan) && group.plan->transposed == item.plan->transposed;
