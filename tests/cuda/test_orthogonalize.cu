@@ -144,13 +144,24 @@ TEST_CASE_TEMPLATE("cuda orthogonalize: small matrices, in one launch", T, raphs
     check_orthogonalize<float>(contiguous(2, 40, 70), contiguous(2, 40, 70), Schedule::named("muon"), narrow);
 }
 
+TEST_CASE("cuda orthogonalize: the Gram iteration is not done in 16 bits") {
+    for (const DType type : {DType::bfloat16, DType::float16}) {
+        OrthogonalizeOptions options;
+        const OrthogonalizePlan chosen = plan_orthogonalize(64, 400, type, Schedule::named("muon"), options);
+        CHECK(chosen.method == Method::standard);
+        CHECK(chosen.precision == type);
+        options.method = Method::gram;
+        const OrthogonalizePlan asked = plan_orthogonalize(64, 400, type, Schedule::named("muon"), options);
+        CHECK(asked.method == Method::gram);
+        CHECK(asked.precision == DType::float32);
+    }
+}
+
 // Blocks of 16 rows from one more than the other kernel takes to 16, and few rows of many columns.
 TEST_CASE_TEMPLATE("cuda orthogonalize: up to 256 rows in 16 bits, in one launch", T, raphson::bfloat16, float16) {
     const auto check = [](int64_t count, int64_t m, int64_t n, const char* name, int steps = 0) {
         const Layout shape = contiguous(count, m, n);
-        OrthogonalizeOptions standard;  // `auto` would take the Gram iteration of wide matrices in float16
-        standard.method = Method::standard;
-        check_orthogonalize<T>(shape, shape, Schedule::named(name, steps, m, n), standard, 1, true);
+        check_orthogonalize<T>(shape, shape, Schedule::named(name, steps, m, n), {}, 1, true);
     };
     check(2, 129, 130, "polar_express");
     check(1, 129, 400, "you", 3);

@@ -74,3 +74,23 @@ def test_a_list_of_small_and_large_is_what_each_is_alone(rng, dtype):
     xs = [put(rng.standard_normal(s).astype(np.float32), dtype) for s in shapes]
     for x, result in zip(xs, orthogonalize_many(xs, schedule="muon", steps=2), strict=True):
         np.testing.assert_array_equal(device.get(result), device.get(orthogonalize(x, schedule="muon", steps=2)))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 6e-4), ("bfloat16", 3e-3)])
+@pytest.mark.parametrize("shape", [(64, 200), (330, 100)], ids=str)  # in one launch, and in several
+def test_the_gram_iteration_keeps_all_digits_of_16_bits(rng, dtype, tolerance, shape):
+    m = min(shape)
+    u = np.linalg.qr(rng.standard_normal((shape[0], m)))[0]
+    v = np.linalg.qr(rng.standard_normal((shape[1], m)))[0]
+    x = rounded(((u * np.logspace(0, -4, m)) @ v.T).astype(np.float32), dtype)
+    found = orthogonalize(put(x.astype(np.float32), dtype), schedule="polar_express", method="gram")
+    error, largest = norms(device.get(found).astype(np.float64), x, schedule="polar_express")
+    assert error <= tolerance
+    assert largest <= 1.15
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_auto_stays_with_the_standard_steps_in_16_bits(rng, dtype):
+    x = put(rng.standard_normal((64, 200)).astype(np.float32), dtype)
+    found = [device.get(orthogonalize(x, schedule="muon", steps=3, method=method)) for method in ("auto", "standard")]
+    np.testing.assert_array_equal(*found)

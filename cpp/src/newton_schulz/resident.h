@@ -98,7 +98,7 @@ __device__ void resident_store_any(const P* matrix, int pitch, const DeviceBatch
 // All of orthogonalize in one launch, a block of threads for each matrix; false, and nothing done, where the plan, the types
 // or the size do not fit. 16-bit arithmetic, standard method, up to 128 rows and about 600 columns:
 bool resident(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place);
-// The same up to 256 rows (256 × 304 and 128 × 816 fit 227 KB), a little slower where both fit.
+// The same up to 256 rows: 256 × 304 and 128 × 816 fit 227 KB.
 bool resident_wide(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place);
 // float32 arithmetic, either method, up to 160 rows.
 bool resident_float(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place);
