@@ -157,6 +157,38 @@ TEST_CASE("cuda orthogonalize: the Gram iteration is not done in 16 bits") {
     }
 }
 
+// Arrays of one layout, 96 at once; another layout, another type of steps or a large matrix is another launch.
+TEST_CASE_TEMPLATE("cuda orthogonalize: a list of small arrays is a launch for each layout", T, float, raphson::bfloat16) {
+    const Schedule schedule = Schedule::named("muon", 2);
+    OrthogonalizeOptions options;
+    options.check_finite = false;
+    Scratch scratch(here);
+    const Layout plain = contiguous(2, 5, 9), turned{{2, 5, 9}, {45, 1, 5}, 90}, apart{{2, 5, 9}, {100, 9, 1}, 190}, tall = contiguous(2, 9, 5);
+    const OrthogonalizePlan plan = plan_orthogonalize(5, 9, type_of<T>(), schedule, options);
+    const OrthogonalizePlan tall_plan = plan_orthogonalize(9, 5, type_of<T>(), schedule, options);
+    struct Array {
+        const Layout *in, *out;
+        T *x, *together, *alone;
+    };
+    std::vector<Array> arrays;
+    std::vector<OrthogonalizeItem> items;
+    for (int i = 0; i < 204; ++i) {
+        const Layout& in = i == 3 ? turned : i == 7 ? apart : i == 100 ? tall : plain;
+        const Layout& out = i == 50 ? turned : i == 100 ? tall : plain;
+        const Array one{&in, &out, upload(scratch, normals<T>(in.elements, static_cast<std::uint64_t>(i + 1))),
+                        poisoned<T>(scratch, out.elements), poisoned<T>(scratch, out.elements)};
+        const OrthogonalizePlan* const its_plan = i == 100 ? &tall_plan : &plan;
+        arrays.push_back(one);
+        items.push_back({in.on(one.x, type_of<T>()), out.on(one.together, type_of<T>()), its_plan});
+        on_device({{in.on(one.x, type_of<T>()), out.on(one.alone, type_of<T>()), its_plan}}, options);
+    }
+    const std::int64_t launches = launches_of([&] { on_device(items, options); });
+    if (launches >= 0) CHECK(launches == 3 + 4);  // 200 alike, and one each of the others
+    for (const Array& one : arrays) {
+        CHECK(same_bits(download(one.together, one.out->elements), download(one.alone, one.out->elements)));
+    }
+}
+
 // Blocks of 16 rows from one more than the other kernel takes to 16, and few rows of many columns.
 TEST_CASE_TEMPLATE("cuda orthogonalize: up to 256 rows in 16 bits, in one launch", T, raphson::bfloat16, float16) {
     const auto check = [](int64_t count, int64_t m, int64_t n, const char* name, int steps = 0) {

@@ -23,14 +23,17 @@ struct DeviceBatch {
 
     // std::invalid_argument for more than six leading axes that cannot be joined.
     DeviceBatch(const BatchRef& x, bool transposed, const char* function = "orthogonalize");
-    __host__ __device__ char* matrix(int64_t index) const {
-        int64_t offset = 0;
+    __host__ __device__ char* matrix(int64_t index) const { return data + offset(index); }
+    __host__ __device__ int64_t offset(int64_t index) const {  // in bytes
+        int64_t elements = 0;
         for (int i = axes - 1; i >= 0; --i) {
-            offset += index % shape[i] * strides[i];
+            elements += index % shape[i] * strides[i];
             index /= shape[i];
         }
-        return data + offset * itemsize(dtype);
+        return elements * itemsize(dtype);
     }
+    // Whether all but `data` is the same.
+    bool lies_as(const DeviceBatch& other) const;
 };
 
 // A batch of contiguous matrices of the iteration: `ld` elements from row to row, `step` from matrix to matrix.

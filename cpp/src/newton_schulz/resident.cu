@@ -88,7 +88,7 @@ __device__ __forceinline__ void for_sums(const Sums& sums, int mp, int columns, 
 }
 
 template <class T, class P>
-__global__ void __launch_bounds__(threads) resident_kernel(const DeviceBatch x, const DeviceBatch out, const Shape shape,
+__global__ void __launch_bounds__(threads) resident_kernel(const __grid_constant__ ResidentArrays arrays, const Shape shape,
                                                            const ResidentSteps steps, double factor, double eps) {
     __shared__ double room[warps];
     P* const matrix = reinterpret_cast<P*>(dynamic_shared());
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(threads) resident_kernel(const DeviceBatch x, 
 
     for (int i = static_cast<int>(threadIdx.x); i < shape.mp * xp; i += threads) matrix[i] = Rounded<P>::of(0);
     __syncthreads();
-    resident_load<T>(x, factor, eps, room, matrix, xp);
+    resident_load<T>(arrays, factor, eps, room, matrix, xp);
     __syncthreads();
 
     Sums sums;
@@ -130,26 +130,27 @@ __global__ void __launch_bounds__(threads) resident_kernel(const DeviceBatch x, 
         }
         __syncthreads();
     }
-    resident_store<T>(matrix, xp, out);
+    resident_store<T>(matrix, xp, arrays);
 }
 
 template <class T, class P>
-void run(const DeviceBatch& x, const DeviceBatch& out, const Shape& shape, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
-    launch(resident_name(x).c_str(), place, {dim3(static_cast<unsigned>(x.count)), threads, shape.bytes()}, resident_kernel<T, P>, x, out,
-           shape, ResidentSteps(plan), plan.norm_factor, eps);
+void run(const ResidentArrays& arrays, const Shape& shape, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
+    launch(resident_name(arrays).c_str(), place, {arrays.blocks(), threads, shape.bytes()}, resident_kernel<T, P>, arrays, shape,
+           ResidentSteps(plan), plan.norm_factor, eps);
 }
 
 }  // namespace
 
-bool resident(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
+bool resident(const ResidentArrays& arrays, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
+    const DeviceBatch& x = arrays.x;
     const bool narrow = plan.precision == DType::bfloat16 || plan.precision == DType::float16;
-    if (!resident_takes(x, plan) || !narrow || plan.method != Method::standard || x.rows > most_rows) return false;
+    if (!resident_takes(arrays, plan) || !narrow || plan.method != Method::standard || x.rows > most_rows) return false;
     const auto whole = [](int64_t n) { return static_cast<int>(ceil_div(n, 16) * 16); };
     const Shape shape{static_cast<int>(x.rows), static_cast<int>(x.cols), whole(x.rows), whole(x.cols)};
     if (shape.bytes() + resident_static_bytes > traits(place.device).shared_bytes) return false;
     const auto with_type = [&](auto like) {
         using T = decltype(like);
-        plan.precision == DType::bfloat16 ? run<T, bfloat16>(x, out, shape, plan, eps, place) : run<T, float16>(x, out, shape, plan, eps, place);
+        plan.precision == DType::bfloat16 ? run<T, bfloat16>(arrays, shape, plan, eps, place) : run<T, float16>(arrays, shape, plan, eps, place);
     };
     if (x.dtype == DType::float32) with_type(float{});
     if (x.dtype == DType::bfloat16) with_type(bfloat16{});

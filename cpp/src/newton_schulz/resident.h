@@ -28,14 +28,38 @@ struct ResidentSteps {
     }
 };
 
+// Arrays that differ by where they begin alone, for one launch: what fits a kernel's arguments, which a captured graph keeps.
+struct ResidentArrays {
+    static constexpr int most = 96;
+
+    DeviceBatch x, out;  // as the first one lies
+    int count;
+    const char* from[most];
+    char* to[most];
+
+    ResidentArrays(const DeviceBatch& x_, const DeviceBatch& out_) : x(x_), out(out_), count(0), from{}, to{} {}
+    // False, and nothing done, where the arrays of an item lie otherwise or there is no room.
+    bool add(const DeviceBatch& x_, const DeviceBatch& out_) {
+        if (count == most || (count + 1) * x.count > 0x7fffffff || !x.lies_as(x_) || !out.lies_as(out_)) return false;
+        from[count] = x_.data;
+        to[count++] = out_.data;
+        return true;
+    }
+    unsigned blocks() const { return static_cast<unsigned>(count * x.count); }  // one a matrix
+    __device__ const char* source() const { return from[blockIdx.x / x.count] + x.offset(blockIdx.x % x.count); }
+    __device__ char* target() const { return to[blockIdx.x / x.count] + out.offset(blockIdx.x % x.count); }
+};
+
 // Of every such kernel; sizes and arithmetic are its own.
-inline bool resident_takes(const DeviceBatch& x, const OrthogonalizePlan& plan) {
-    return x.dtype != DType::float64 && plan.normalize == Normalize::frobenius &&
-           plan.steps.size() <= static_cast<std::size_t>(resident_most_steps) && x.cols < 0x7fff && x.count < 0x7fffffff;
+inline bool resident_takes(const ResidentArrays& arrays, const OrthogonalizePlan& plan) {
+    const DeviceBatch& x = arrays.x;
+    return arrays.count > 0 && x.dtype != DType::float64 && plan.normalize == Normalize::frobenius &&
+           plan.steps.size() <= static_cast<std::size_t>(resident_most_steps) && x.cols < 0x7fff;
 }
 
-inline std::string resident_name(const DeviceBatch& x) {
-    return "orthogonalize " + std::to_string(x.count) + "x" + std::to_string(x.rows) + "x" + std::to_string(x.cols);
+inline std::string resident_name(const ResidentArrays& arrays) {
+    const DeviceBatch& x = arrays.x;
+    return "orthogonalize " + std::to_string(arrays.blocks()) + "x" + std::to_string(x.rows) + "x" + std::to_string(x.cols);
 }
 
 // f(row, column) for every entry of a matrix, neighbours in memory to neighbouring threads.
@@ -51,8 +75,9 @@ __device__ __forceinline__ void for_matrix_entries(const DeviceBatch& x, F&& f) 
 
 // matrix (P, `pitch` numbers from row to row) ← this block's matrix over its norm, multiplied in float64. The whole block.
 template <class T, class P>
-__device__ void resident_load(const DeviceBatch& x, double factor, double eps, double* room, P* matrix, int pitch) {
-    const T* const from = reinterpret_cast<const T*>(x.matrix(blockIdx.x));
+__device__ void resident_load(const ResidentArrays& arrays, double factor, double eps, double* room, P* matrix, int pitch) {
+    const DeviceBatch& x = arrays.x;
+    const T* const from = reinterpret_cast<const T*>(arrays.source());
     double sum = 0, max = 0;
     for_matrix_entries(x, [&](int r, int c) {
         const double value = static_cast<double>(widen(from[r * x.row_stride + c * x.col_stride])), size = fabs(value);
@@ -70,8 +95,9 @@ __device__ void resident_load(const DeviceBatch& x, double factor, double eps, d
 }
 
 template <class T, class P>
-__device__ void resident_store(const P* matrix, int pitch, const DeviceBatch& out) {
-    T* const to = reinterpret_cast<T*>(out.matrix(blockIdx.x));
+__device__ void resident_store(const P* matrix, int pitch, const ResidentArrays& arrays) {
+    const DeviceBatch& out = arrays.out;
+    T* const to = reinterpret_cast<T*>(arrays.target());
     for_matrix_entries(out, [&](int r, int c) {
         to[r * out.row_stride + c * out.col_stride] = Rounded<T>::of(widen(matrix[r * pitch + c]));
     });
@@ -79,28 +105,28 @@ __device__ void resident_store(const P* matrix, int pitch, const DeviceBatch& ou
 
 // The same of whatever type the caller's memory holds, float64 aside: found out once a block, and half the kernels.
 template <class P>
-__device__ void resident_load_any(const DeviceBatch& x, double factor, double eps, double* room, P* matrix, int pitch) {
-    switch (x.dtype) {
-        case DType::float32: resident_load<float>(x, factor, eps, room, matrix, pitch); break;
-        case DType::bfloat16: resident_load<bfloat16>(x, factor, eps, room, matrix, pitch); break;
-        default: resident_load<float16>(x, factor, eps, room, matrix, pitch); break;
+__device__ void resident_load_any(const ResidentArrays& arrays, double factor, double eps, double* room, P* matrix, int pitch) {
+    switch (arrays.x.dtype) {
+        case DType::float32: resident_load<float>(arrays, factor, eps, room, matrix, pitch); break;
+        case DType::bfloat16: resident_load<bfloat16>(arrays, factor, eps, room, matrix, pitch); break;
+        default: resident_load<float16>(arrays, factor, eps, room, matrix, pitch); break;
     }
 }
 template <class P>
-__device__ void resident_store_any(const P* matrix, int pitch, const DeviceBatch& out) {
-    switch (out.dtype) {
-        case DType::float32: resident_store<float>(matrix, pitch, out); break;
-        case DType::bfloat16: resident_store<bfloat16>(matrix, pitch, out); break;
-        default: resident_store<float16>(matrix, pitch, out); break;
+__device__ void resident_store_any(const P* matrix, int pitch, const ResidentArrays& arrays) {
+    switch (arrays.out.dtype) {
+        case DType::float32: resident_store<float>(matrix, pitch, arrays); break;
+        case DType::bfloat16: resident_store<bfloat16>(matrix, pitch, arrays); break;
+        default: resident_store<float16>(matrix, pitch, arrays); break;
     }
 }
 
 // All of orthogonalize in one launch, a block of threads for each matrix; false, and nothing done, where the plan, the types
 // or the size do not fit. 16-bit arithmetic, standard method, up to 128 rows and about 600 columns:
-bool resident(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place);
+bool resident(const ResidentArrays& arrays, const OrthogonalizePlan& plan, double eps, CudaPlace place);
 // The same up to 256 rows: 256 × 304 and 128 × 816 fit 227 KB.
-bool resident_wide(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place);
+bool resident_wide(const ResidentArrays& arrays, const OrthogonalizePlan& plan, double eps, CudaPlace place);
 // float32 arithmetic, either method, up to 160 rows.
-bool resident_float(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place);
+bool resident_float(const ResidentArrays& arrays, const OrthogonalizePlan& plan, double eps, CudaPlace place);
 
 }  // namespace raphson::cuda

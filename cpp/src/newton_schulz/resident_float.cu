@@ -220,26 +220,28 @@ __device__ __forceinline__ void gram_steps(const Shape& s, const ResidentSteps& 
 
 template <int N>
 __global__ void __launch_bounds__(resident_threads, N <= 4 ? 2 : 1)
-    resident_float_kernel(const DeviceBatch x, const DeviceBatch out, const Shape shape, const ResidentSteps steps, double factor, double eps) {
+    resident_float_kernel(const __grid_constant__ ResidentArrays arrays, const Shape shape, const ResidentSteps steps, double factor,
+                          double eps) {
     __shared__ double room[resident_threads / 32];
     auto* const matrix = reinterpret_cast<float*>(dynamic_shared());
     float* const squares = matrix + shape.deep * shape.x_pitch;
     for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(shape.floats()); i += resident_threads) matrix[i] = 0;
     __syncthreads();
-    resident_load_any(x, factor, eps, room, matrix, shape.x_pitch);
+    resident_load_any(arrays, factor, eps, room, matrix, shape.x_pitch);
     __syncthreads();
     if (shape.squares == 1) {
         standard_steps<N>(shape, steps, matrix, squares);
     } else {
         gram_steps<N>(shape, steps, matrix, squares);
     }
-    resident_store_any(matrix, shape.x_pitch, out);
+    resident_store_any(matrix, shape.x_pitch, arrays);
 }
 
 }  // namespace
 
-bool resident_float(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
-    if (!resident_takes(x, plan) || plan.precision != DType::float32 || x.rows > most_rows) return false;
+bool resident_float(const ResidentArrays& arrays, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
+    const DeviceBatch& x = arrays.x;
+    if (!resident_takes(arrays, plan) || plan.precision != DType::float32 || x.rows > most_rows) return false;
     const auto fours = [](int64_t n) { return static_cast<int>(ceil_div(n, 4) * 4); };
     const auto pitch = [](int numbers) { return numbers / 4 % 2 == 1 ? numbers : numbers + 4; };
     const int deep = fours(x.rows), wide = fours(x.cols);
@@ -252,7 +254,7 @@ bool resident_float(const DeviceBatch& x, const DeviceBatch& out, const Orthogon
                         : x.rows <= 6 * side ? resident_float_kernel<6>
                         : x.rows <= 8 * side ? resident_float_kernel<8>
                                              : resident_float_kernel<10>;
-    launch(resident_name(x).c_str(), place, {dim3(static_cast<unsigned>(x.count)), resident_threads, bytes}, kernel, x, out, shape,
+    launch(resident_name(arrays).c_str(), place, {arrays.blocks(), resident_threads, bytes}, kernel, arrays, shape,
            ResidentSteps(plan), plan.norm_factor, eps);
     return true;
 }

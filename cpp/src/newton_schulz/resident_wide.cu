@@ -225,14 +225,15 @@ __device__ __forceinline__ void multiply_onto(Sums& sums, const P* triangle, flo
 
 template <class P>
 __global__ void __launch_bounds__(resident_threads, 1)
-    resident_wide_kernel(const DeviceBatch x, const DeviceBatch out, const Shape shape, const ResidentSteps steps, double factor, double eps) {
+    resident_wide_kernel(const __grid_constant__ ResidentArrays arrays, const Shape shape, const ResidentSteps steps, double factor,
+                          double eps) {
     __shared__ double room[resident_threads / 32];
     P* const matrix = reinterpret_cast<P*>(dynamic_shared());
     P* const triangle = matrix + shape.numbers();
     const int pitch = shape.pitch();
     for (int i = static_cast<int>(threadIdx.x); i < shape.numbers(); i += resident_threads) matrix[i] = Rounded<P>::of(0);
     __syncthreads();
-    resident_load_any(x, factor, eps, room, matrix, pitch);
+    resident_load_any(arrays, factor, eps, room, matrix, pitch);
     __syncthreads();
 
     Sums sums;
@@ -249,18 +250,19 @@ __global__ void __launch_bounds__(resident_threads, 1)
         }
         multiply_onto(sums, triangle, steps.a[t], steps.c[t] != 0 ? 1 : steps.b[t], shape, matrix);
     }
-    resident_store_any(matrix, pitch, out);
+    resident_store_any(matrix, pitch, arrays);
 }
 
 }  // namespace
 
-bool resident_wide(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
+bool resident_wide(const ResidentArrays& arrays, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
+    const DeviceBatch& x = arrays.x;
     const bool narrow = plan.precision == DType::bfloat16 || plan.precision == DType::float16;
-    if (!resident_takes(x, plan) || !narrow || plan.method != Method::standard || x.rows > edge * most_blocks) return false;
+    if (!resident_takes(arrays, plan) || !narrow || plan.method != Method::standard || x.rows > edge * most_blocks) return false;
     const Shape shape{static_cast<int>(ceil_div(x.rows, edge)), static_cast<int>(ceil_div(x.cols, edge))};
     if (shape.bytes() + resident_static_bytes > traits(place.device).shared_bytes) return false;
     const auto kernel = plan.precision == DType::bfloat16 ? resident_wide_kernel<bfloat16> : resident_wide_kernel<float16>;
-    launch(resident_name(x).c_str(), place, {dim3(static_cast<unsigned>(x.count)), resident_threads, shape.bytes()}, kernel, x, out, shape,
+    launch(resident_name(arrays).c_str(), place, {arrays.blocks(), resident_threads, shape.bytes()}, kernel, arrays, shape,
            ResidentSteps(plan), plan.norm_factor, eps);
     return true;
 }
