@@ -174,7 +174,8 @@ bool same_steps(const OrthogonalizePlan& a, const OrthogonalizePlan& b) {
 void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options, CudaPlace place) {
     const DeviceGuard guard(place.device);
     if (options.check_finite) check_finite(items, count, place);
-    const auto alike = [](const OrthogonalizePlan& a, const OrthogonalizePlan& b) {  // plans of one call differ by shape alone, `root`'s table included
+    // Plans of one call differ by shape alone, `root`'s table included.
+    const auto alike = [](const OrthogonalizePlan& a, const OrthogonalizePlan& b) {
         return a.precision == b.precision && a.method == b.method && a.transposed == b.transposed && same_steps(a, b);
     };
     std::vector<Small> small;
