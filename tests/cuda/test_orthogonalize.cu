@@ -163,7 +163,8 @@ TEST_CASE_TEMPLATE("cuda orthogonalize: a list of small arrays is a launch for e
     OrthogonalizeOptions options;
     options.check_finite = false;
     Scratch scratch(here);
-    const Layout plain = contiguous(2, 5, 9), turned{{2, 5, 9}, {45, 1, 5}, 90}, apart{{2, 5, 9}, {100, 9, 1}, 190}, tall = contiguous(2, 9, 5);
+    const Layout plain = contiguous(2, 5, 9), tall = contiguous(2, 9, 5);
+    const Layout turned{{2, 5, 9}, {45, 1, 5}, 90}, apart{{2, 5, 9}, {100, 9, 1}, 190};
     const OrthogonalizePlan plan = plan_orthogonalize(5, 9, type_of<T>(), schedule, options);
     const OrthogonalizePlan tall_plan = plan_orthogonalize(9, 5, type_of<T>(), schedule, options);
     struct Array {
@@ -232,7 +233,8 @@ TEST_CASE("cuda orthogonalize: small matrices in float32, in one launch") {
     for (const Method method : {Method::standard, Method::gram}) {
         OrthogonalizeOptions options;
         options.method = method;
-        const Layout tall{{2, 70, 20}, {1400, 20, 1}, 2800}, spread{{2, 20, 70}, {9000, 220, 3}, 18000}, turned{{2, 20, 70}, {1400, 1, 20}, 2800};
+        const Layout tall{{2, 70, 20}, {1400, 20, 1}, 2800}, spread{{2, 20, 70}, {9000, 220, 3}, 18000};
+        const Layout turned{{2, 20, 70}, {1400, 1, 20}, 2800};
         check_orthogonalize<float>(tall, {{2, 70, 20}, {1400, 1, 70}, 2800}, Schedule::named("muon"), options, 1, true);
         check_orthogonalize<float>(spread, turned, Schedule::named("muon"), options, 1, true);
     }

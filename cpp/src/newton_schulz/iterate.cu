@@ -201,8 +201,10 @@ void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const Orth
             continue;
         }
         const int64_t rows = one.arrays.x.rows, cols = one.arrays.x.cols;
-        auto found = std::find_if(groups.begin(), groups.end(),
-                                  [&](const Group& group) { return group.rows == rows && group.cols == cols && alike(*group.plan, plan); });
+        const auto fits = [&](const Group& group) {
+            return group.rows == rows && group.cols == cols && alike(*group.plan, plan);
+        };
+        auto found = std::find_if(groups.begin(), groups.end(), fits);
         if (found == groups.end()) found = groups.insert(groups.end(), Group{one.plan, rows, cols, {}});
         found->items.insert(found->items.end(), one.items.begin(), one.items.end());
     }

@@ -37,7 +37,8 @@ OrthogonalizePlan plan_orthogonalize(std::int64_t rows, std::int64_t cols, DType
     const bool sixteen_bits = plan.precision == DType::bfloat16 || plan.precision == DType::float16;
     plan.method = options.method;
     if (plan.method == Method::automatic) {
-        plan.method = !sixteen_bits && plan.steps.size() > 1 && m >= gram_from_rows && n >= gram_from_aspect * m ? Method::gram : Method::standard;
+        const bool pays = plan.steps.size() > 1 && m >= gram_from_rows && n >= gram_from_aspect * m;
+        plan.method = pays && !sixteen_bits ? Method::gram : Method::standard;
     }
     // Small eigenvalues of a 16-bit Gram matrix come out negative, and the iteration magnifies them: without bound in bfloat16,
     // and in float16 to errors of 5 % on decaying spectra, where float32 keeps all digits that 16 bits have (docs/gpu.md).

@@ -78,8 +78,8 @@ struct Triangle {
             for (int j = 0; j <= i; ++j) to[i][j] = 0;
         }
     }
-    __device__ static __forceinline__ void add_stretch(float (&to)[N][N], const float* left, const float* right, const int (&a_at)[N],
-                                                       const int (&b_at)[N], int first, int end, int m) {
+    __device__ static __forceinline__ void add_stretch(float (&to)[N][N], const float* left, const float* right,
+                                                       const int (&a_at)[N], const int (&b_at)[N], int first, int end, int m) {
         for (int k = first; k < end; k += 4) {
             float4 b[N];
 #pragma unroll
@@ -220,8 +220,8 @@ __device__ __forceinline__ void gram_steps(const Shape& s, const ResidentSteps& 
 
 template <int N>
 __global__ void __launch_bounds__(resident_threads, N <= 4 ? 2 : 1)
-    resident_float_kernel(const __grid_constant__ ResidentArrays arrays, const Shape shape, const ResidentSteps steps, double factor,
-                          double eps) {
+    resident_float_kernel(const __grid_constant__ ResidentArrays arrays, const Shape shape, const ResidentSteps steps,
+                          double factor, double eps) {
     __shared__ double room[resident_threads / 32];
     auto* const matrix = reinterpret_cast<float*>(dynamic_shared());
     float* const squares = matrix + shape.deep * shape.x_pitch;

@@ -36,7 +36,7 @@ __device__ __forceinline__ int tile_at(int row, int col) { return (row * (row + 
 // … and in it the numbers 8·half … of a row. Halves change places every four rows: eight rows of one half meet all banks.
 __device__ __forceinline__ int in_tile(int row, int half_of) { return row * edge + (half_of ^ (row >> 2 & 1)) * 8; }
 
-// A tile as mma's left operand. Transposed, as the right one is asked for, its columns 0-7 are r[0], r[2], the others r[1], r[3].
+// A tile as mma's left operand. As its right one, transposed, the first eight columns are r[0], r[2], the others r[1], r[3].
 struct Fragment {
     std::uint32_t r[4];
 };
@@ -225,8 +225,8 @@ __device__ __forceinline__ void multiply_onto(Sums& sums, const P* triangle, flo
 
 template <class P>
 __global__ void __launch_bounds__(resident_threads, 1)
-    resident_wide_kernel(const __grid_constant__ ResidentArrays arrays, const Shape shape, const ResidentSteps steps, double factor,
-                          double eps) {
+    resident_wide_kernel(const __grid_constant__ ResidentArrays arrays, const Shape shape, const ResidentSteps steps,
+                         double factor, double eps) {
     __shared__ double room[resident_threads / 32];
     P* const matrix = reinterpret_cast<P*>(dynamic_shared());
     P* const triangle = matrix + shape.numbers();
@@ -238,14 +238,16 @@ __global__ void __launch_bounds__(resident_threads, 1)
 
     Sums sums;
     for (int t = 0; t < steps.count; ++t) {
-        multiply_triangle<P>(sums, shape.blocks, shape.deep, [&](Fragment& f, int row, int col) { load_rows(f, matrix, pitch, row, col); });
+        multiply_triangle<P>(sums, shape.blocks, shape.deep,
+                             [&](Fragment& f, int row, int col) { load_rows(f, matrix, pitch, row, col); });
         store_triangle(sums, shape.blocks, triangle, [](P, float sum) { return sum; });
         __syncthreads();
         if (steps.c[t] != 0) {
             multiply_triangle<P>(sums, shape.blocks, shape.blocks,
                                  [&](Fragment& f, int row, int col) { load_symmetric(f, triangle, row, col); });
             __syncthreads();
-            store_triangle(sums, shape.blocks, triangle, [&](P stored, float sum) { return fmaf(steps.b[t], widen(stored), steps.c[t] * sum); });
+            store_triangle(sums, shape.blocks, triangle,
+                           [&](P stored, float sum) { return fmaf(steps.b[t], widen(stored), steps.c[t] * sum); });
             __syncthreads();
         }
         multiply_onto(sums, triangle, steps.a[t], steps.c[t] != 0 ? 1 : steps.b[t], shape, matrix);
