@@ -25,6 +25,8 @@ set(RAPHSON_CUDA_SOURCES
   src/newton_schulz/outliers.cu
   src/newton_schulz/passes.cu
   src/newton_schulz/resident.cu
+  src/newton_schulz/resident_float.cu
+  src/newton_schulz/resident_wide.cu
   src/newton_schulz/vjp.cu
   src/ot/device_transport.cu
   src/ot/gradient.cu

@@ -100,8 +100,8 @@ def orthogonalize(
         extra product.
     method : {"auto", "standard", "gram"}
         How the polynomial is evaluated. ``"gram"`` iterates on the m×m Gram matrix with restarts, which saves flops on
-        matrices that are not square; it runs in float32 or float64 only (bfloat16 input is widened). ``"auto"`` takes
-        it from m ≥ 64 and n ≥ 3 m on, where it is as accurate, except in bfloat16. :func:`plan` tells.
+        matrices that are not square; it runs in float32 or float64 only (16-bit input is widened). ``"auto"`` takes it
+        from m ≥ 64 and n ≥ 3 m on, where it is as accurate, except in 16 bits. :func:`plan` tells.
     precision : {"float64", "float32", "bfloat16"}, optional
         Arithmetic of the iteration; None is the dtype of x. bfloat16 products accumulate in float32 and round once.
     eps : float

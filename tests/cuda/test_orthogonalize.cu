@@ -46,6 +46,19 @@ void on_device(const std::vector<OrthogonalizeItem>& items, const OrthogonalizeO
     raphson::cuda_table().orthogonalize(items.data(), items.size(), options, here);
 }
 
+// Kernels launched by one call: known where they are emulated.
+template <class F>
+std::int64_t launches_of(F&& f) {
+#ifdef RAPHSON_CUDA_EMULATION
+    const std::size_t before = emulation::launches;
+    f();
+    return static_cast<std::int64_t>(emulation::launches - before);
+#else
+    f();
+    return -1;
+#endif
+}
+
 // The same numbers through the CPU library in float64 and in T (float32 for float16, which the CPU does not take).
 template <class P>
 std::vector<double> on_cpu(const std::vector<double>& x, int64_t count, int64_t m, int64_t n, const Schedule& schedule,
@@ -69,7 +82,7 @@ double distance(const std::vector<double>& a, const std::vector<double>& b) {
 
 template <class T>
 void check_orthogonalize(const Layout& in, const Layout& out, const Schedule& schedule, OrthogonalizeOptions options = {},
-                         double scale = 1) {
+                         double scale = 1, bool one_launch = false) {
     options.check_finite = false;
     const int64_t count = in.count(), m = in.rows(), n = in.cols();
     CAPTURE(m);
@@ -80,7 +93,8 @@ void check_orthogonalize(const Layout& in, const Layout& out, const Schedule& sc
     auto* device_out = poisoned<T>(scratch, out.elements);
     const BatchRef x_ref = in.on(device_x, type_of<T>()), out_ref = out.on(device_out, type_of<T>());
     const OrthogonalizePlan plan = plan_orthogonalize(m, n, type_of<T>(), schedule, options);
-    on_device({{x_ref, out_ref, &plan}}, options);
+    const std::int64_t launches = launches_of([&] { on_device({{x_ref, out_ref, &plan}}, options); });
+    if (one_launch && launches >= 0) CHECK(launches == 1);
     const auto got = download(device_out, out.elements);
 
     std::vector<double> dense, result;
@@ -128,6 +142,107 @@ TEST_CASE_TEMPLATE("cuda orthogonalize: small matrices, in one launch", T, raphs
     narrow.own_precision = false;
     narrow.precision = DType::bfloat16;
     check_orthogonalize<float>(contiguous(2, 40, 70), contiguous(2, 40, 70), Schedule::named("muon"), narrow);
+}
+
+TEST_CASE("cuda orthogonalize: the Gram iteration is not done in 16 bits") {
+    for (const DType type : {DType::bfloat16, DType::float16}) {
+        OrthogonalizeOptions options;
+        const OrthogonalizePlan chosen = plan_orthogonalize(64, 400, type, Schedule::named("muon"), options);
+        CHECK(chosen.method == Method::standard);
+        CHECK(chosen.precision == type);
+        options.method = Method::gram;
+        const OrthogonalizePlan asked = plan_orthogonalize(64, 400, type, Schedule::named("muon"), options);
+        CHECK(asked.method == Method::gram);
+        CHECK(asked.precision == DType::float32);
+    }
+}
+
+// Arrays of one layout, 96 at once; another layout, another type of steps or a large matrix is another launch.
+TEST_CASE_TEMPLATE("cuda orthogonalize: a list of small arrays is a launch for each layout", T, float, raphson::bfloat16) {
+    const Schedule schedule = Schedule::named("muon", 2);
+    OrthogonalizeOptions options;
+    options.check_finite = false;
+    Scratch scratch(here);
+    const Layout plain = contiguous(2, 5, 9), tall = contiguous(2, 9, 5);
+    const Layout turned{{2, 5, 9}, {45, 1, 5}, 90}, apart{{2, 5, 9}, {100, 9, 1}, 190};
+    const OrthogonalizePlan plan = plan_orthogonalize(5, 9, type_of<T>(), schedule, options);
+    const OrthogonalizePlan tall_plan = plan_orthogonalize(9, 5, type_of<T>(), schedule, options);
+    struct Array {
+        const Layout *in, *out;
+        T *x, *together, *alone;
+    };
+    std::vector<Array> arrays;
+    std::vector<OrthogonalizeItem> items;
+    for (int i = 0; i < 204; ++i) {
+        const Layout& in = i == 3 ? turned : i == 7 ? apart : i == 100 ? tall : plain;
+        const Layout& out = i == 50 ? turned : i == 100 ? tall : plain;
+        const Array one{&in, &out, upload(scratch, normals<T>(in.elements, static_cast<std::uint64_t>(i + 1))),
+                        poisoned<T>(scratch, out.elements), poisoned<T>(scratch, out.elements)};
+        const OrthogonalizePlan* const its_plan = i == 100 ? &tall_plan : &plan;
+        arrays.push_back(one);
+        items.push_back({in.on(one.x, type_of<T>()), out.on(one.together, type_of<T>()), its_plan});
+        on_device({{in.on(one.x, type_of<T>()), out.on(one.alone, type_of<T>()), its_plan}}, options);
+    }
+    const std::int64_t launches = launches_of([&] { on_device(items, options); });
+    if (launches >= 0) CHECK(launches == 3 + 4);  // 200 alike, and one each of the others
+    for (const Array& one : arrays) {
+        CHECK(same_bits(download(one.together, one.out->elements), download(one.alone, one.out->elements)));
+    }
+}
+
+// Blocks of 16 rows from one more than the other kernel takes to 16, and few rows of many columns.
+TEST_CASE_TEMPLATE("cuda orthogonalize: up to 256 rows in 16 bits, in one launch", T, raphson::bfloat16, float16) {
+    const auto check = [](int64_t count, int64_t m, int64_t n, const char* name, int steps = 0) {
+        const Layout shape = contiguous(count, m, n);
+        check_orthogonalize<T>(shape, shape, Schedule::named(name, steps, m, n), {}, 1, true);
+    };
+    check(2, 129, 130, "polar_express");
+    check(1, 129, 400, "you", 3);
+    check(1, 176, 177, "muon", 3);
+    check(1, 200, 209, "muon", 3);
+    check(1, 255, 255, "polar_express", 2);
+    check(1, 256, 256, "polar_express", 5);
+    check(1, 256, 304, "muon", 2);
+    check(1, 144, 150, "cubic", 3);  // squares nothing
+    check(1, 20, 2000, "muon", 2);
+    check(1, 100, 900, "you", 2);
+    const Layout tall{{2, 150, 140}, {21000, 140, 1}, 42000}, turned{{2, 150, 140}, {21000, 1, 150}, 42000};
+    check_orthogonalize<T>(tall, turned, Schedule::named("muon", 2), {}, 1, true);
+    OrthogonalizeOptions narrow;  // float32 in memory, bfloat16 in the iteration
+    narrow.own_precision = false;
+    narrow.precision = DType::bfloat16;
+    check_orthogonalize<float>(contiguous(1, 130, 140), contiguous(1, 130, 140), Schedule::named("muon", 2), narrow, 1, true);
+}
+
+// Rows from one row of a thread's to ten, and the ends of each; columns of one panel, of several, and of no whole float4.
+TEST_CASE("cuda orthogonalize: small matrices in float32, in one launch") {
+    const auto check = [](int64_t count, int64_t m, int64_t n, const char* name, OrthogonalizeOptions options = {}, int steps = 0) {
+        const Layout shape = contiguous(count, m, n);
+        check_orthogonalize<float>(shape, shape, Schedule::named(name, steps, m, n), options, 1, true);
+    };
+    const int64_t shapes[][3] = {{1, 1, 1},    {1, 2, 700},  {3, 31, 33},  {2, 32, 131}, {1, 33, 64},   {1, 64, 130},  {2, 65, 66},
+                                 {1, 96, 257}, {1, 97, 101}, {1, 127, 129}, {2, 128, 128}, {1, 129, 140}, {1, 160, 161}, {2, 50, 17},
+                                 {1, 16, 2500}, {1, 80, 239}, {1, 128, 300}};
+    for (const auto& s : shapes) check(s[0], s[1], s[2], "polar_express");
+    check(2, 45, 70, "cubic", {}, 7);  // squares nothing
+    OrthogonalizeOptions gram;
+    gram.method = Method::gram;
+    for (const int steps : {1, 2, 3, 4, 6, 9}) check(2, 19, 90, "muon", gram, steps);
+    check(1, 64, 200, "polar_express");  // `auto` takes the Gram iteration here
+    check(1, 70, 213, "you", gram);
+    for (const Method method : {Method::standard, Method::gram}) {
+        OrthogonalizeOptions options;
+        options.method = method;
+        const Layout tall{{2, 70, 20}, {1400, 20, 1}, 2800}, spread{{2, 20, 70}, {9000, 220, 3}, 18000};
+        const Layout turned{{2, 20, 70}, {1400, 1, 20}, 2800};
+        check_orthogonalize<float>(tall, {{2, 70, 20}, {1400, 1, 70}, 2800}, Schedule::named("muon"), options, 1, true);
+        check_orthogonalize<float>(spread, turned, Schedule::named("muon"), options, 1, true);
+    }
+    OrthogonalizeOptions wide;  // 16 bits in memory, float32 in the iteration
+    wide.own_precision = false;
+    wide.precision = DType::float32;
+    check_orthogonalize<raphson::bfloat16>(contiguous(2, 40, 70), contiguous(2, 40, 70), Schedule::named("muon"), wide, 1, true);
+    check_orthogonalize<float16>(contiguous(2, 40, 70), contiguous(2, 40, 70), Schedule::named("muon"), wide, 1, true);
 }
 
 TEST_CASE_TEMPLATE("cuda orthogonalize: strides", T, double, raphson::bfloat16) {

@@ -23,14 +23,17 @@ struct DeviceBatch {
 
     // std::invalid_argument for more than six leading axes that cannot be joined.
     DeviceBatch(const BatchRef& x, bool transposed, const char* function = "orthogonalize");
-    __host__ __device__ char* matrix(int64_t index) const {
-        int64_t offset = 0;
+    __host__ __device__ char* matrix(int64_t index) const { return data + offset(index); }
+    __host__ __device__ int64_t offset(int64_t index) const {  // in bytes
+        int64_t elements = 0;
         for (int i = axes - 1; i >= 0; --i) {
-            offset += index % shape[i] * strides[i];
+            elements += index % shape[i] * strides[i];
             index /= shape[i];
         }
-        return data + offset * itemsize(dtype);
+        return elements * itemsize(dtype);
     }
+    // Whether all but `data` is the same.
+    bool lies_as(const DeviceBatch& other) const;
 };
 
 // A batch of contiguous matrices of the iteration: `ld` elements from row to row, `step` from matrix to matrix.
@@ -86,10 +89,5 @@ void scale_rows(const Working& x, const double* factors, bool cols_too, CudaPlac
 void rescale(const Working& x, const Working& a, bool aol, double norm_factor, double eps, Scratch& scratch);
 // to ← from + diagonal·I, square.
 void add_diagonal(const Working& from, double diagonal, const Working& to, CudaPlace place);
-
-// All of orthogonalize in one launch, a block of threads for each matrix; false, and nothing done, where the plan, the
-// types or the size do not fit: 16-bit arithmetic, standard method, Frobenius norm, up to 128 rows and what shared memory
-// holds of columns (about 500).
-bool resident(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place);
 
 }  // namespace raphson::cuda

@@ -10,6 +10,7 @@
 #include "cuda/copy.h"
 #include "newton_schulz/device_passes.h"
 #include "newton_schulz/orthogonalize.h"
+#include "newton_schulz/resident.h"
 
 namespace raphson::cuda {
 namespace {
@@ -18,6 +19,13 @@ namespace {
 struct Group {
     const OrthogonalizePlan* plan;
     int64_t rows, cols;  // the wide way round
+    std::vector<const OrthogonalizeItem*> items;
+};
+
+// Arrays of one layout, with one plan: a launch, if their matrices are small.
+struct Small {
+    const OrthogonalizePlan* plan;
+    ResidentArrays arrays;
     std::vector<const OrthogonalizeItem*> items;
 };
 
@@ -166,20 +174,39 @@ bool same_steps(const OrthogonalizePlan& a, const OrthogonalizePlan& b) {
 void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const OrthogonalizeOptions& options, CudaPlace place) {
     const DeviceGuard guard(place.device);
     if (options.check_finite) check_finite(items, count, place);
-    std::vector<Group> groups;
+    // Plans of one call differ by shape alone, `root`'s table included.
+    const auto alike = [](const OrthogonalizePlan& a, const OrthogonalizePlan& b) {
+        return a.precision == b.precision && a.method == b.method && a.transposed == b.transposed && same_steps(a, b);
+    };
+    std::vector<Small> small;
     for (std::size_t i = 0; i < count; ++i) {
         const OrthogonalizeItem& item = items[i];
-        const int64_t rows = std::min(item.x.rows(), item.x.cols()), cols = std::max(item.x.rows(), item.x.cols());
-        if (rows == 0 || item.x.count() == 0) continue;
+        if (item.x.rows() == 0 || item.x.cols() == 0 || item.x.count() == 0) continue;
         const DeviceBatch x(item.x, item.plan->transposed), out(item.out, item.plan->transposed);
-        if (resident(x, out, *item.plan, options.eps, place)) continue;
-        const auto fits = [&](const Group& group) {  // plans of one call differ by shape alone, `root`'s table included
-            return group.rows == rows && group.cols == cols && group.plan->precision == item.plan->precision &&
-                   same_steps(*group.plan, *item.plan) && group.plan->transposed == item.plan->transposed;
+        const auto fits = [&](Small& one) { return alike(*one.plan, *item.plan) && one.arrays.add(x, out); };
+        auto found = std::find_if(small.rbegin(), small.rend(), fits);  // from the last on: those before may be full
+        if (found == small.rend()) {
+            small.push_back({item.plan, ResidentArrays(x, out), {}});
+            small.back().arrays.add(x, out);
+            small.back().items.push_back(&item);
+        } else {
+            found->items.push_back(&item);
+        }
+    }
+    std::vector<Group> groups;
+    for (const Small& one : small) {
+        const OrthogonalizePlan& plan = *one.plan;
+        if (resident(one.arrays, plan, options.eps, place) || resident_wide(one.arrays, plan, options.eps, place) ||
+            resident_float(one.arrays, plan, options.eps, place)) {
+            continue;
+        }
+        const int64_t rows = one.arrays.x.rows, cols = one.arrays.x.cols;
+        const auto fits = [&](const Group& group) {
+            return group.rows == rows && group.cols == cols && alike(*group.plan, plan);
         };
         auto found = std::find_if(groups.begin(), groups.end(), fits);
-        if (found == groups.end()) found = groups.insert(groups.end(), Group{item.plan, rows, cols, {}});
-        found->items.push_back(&item);
+        if (found == groups.end()) found = groups.insert(groups.end(), Group{one.plan, rows, cols, {}});
+        found->items.insert(found->items.end(), one.items.begin(), one.items.end());
     }
     for (const Group& group : groups) iterate(group, options, place);
 }

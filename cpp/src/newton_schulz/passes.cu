@@ -33,6 +33,12 @@ DeviceBatch::DeviceBatch(const BatchRef& x, bool transposed, const char* functio
     }
 }
 
+bool DeviceBatch::lies_as(const DeviceBatch& other) const {
+    return dtype == other.dtype && rows == other.rows && cols == other.cols && row_stride == other.row_stride &&
+           col_stride == other.col_stride && count == other.count && axes == other.axes &&
+           std::equal(shape, shape + axes, other.shape) && std::equal(strides, strides + axes, other.strides);
+}
+
 namespace {
 
 constexpr int threads = batch_threads;

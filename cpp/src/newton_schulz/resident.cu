@@ -1,18 +1,13 @@
 // Small matrices, from the caller's memory to the caller's memory in one launch: a block of threads keeps one matrix and
 // its Gram matrix in shared memory from the norm to the last step. 16-bit arithmetic with sums in float32.
-#include <string>
-
-#include "cuda/number.h"
-#include "cuda/reduce.h"
 #include "gemm/mma.h"
-#include "newton_schulz/device_passes.h"
+#include "newton_schulz/resident.h"
 
 namespace raphson::cuda {
 namespace {
 
-constexpr int threads = 256, warps = threads / 32;
+constexpr int threads = resident_threads, warps = threads / 32;
 constexpr int most_rows = 128, panel = 128, strip = 64;  // a panel's strips of 16 rows are two a warp
-constexpr int most_steps = 16;
 constexpr int skew = 8;  // numbers: rows of shared memory begin in different banks
 
 struct Shape {
@@ -23,10 +18,6 @@ struct Shape {
     __host__ __device__ std::size_t bytes() const {
         return 2 * (static_cast<std::size_t>(mp) * x_pitch() + 2 * static_cast<std::size_t>(mp) * a_pitch());
     }
-};
-struct Steps {
-    int count;
-    float a[most_steps], b[most_steps], c[most_steps];
 };
 
 // Sums of two strips of 16 × 64 a warp.
@@ -96,43 +87,18 @@ __device__ __forceinline__ void for_sums(const Sums& sums, int mp, int columns, 
     }
 }
 
-// f(row, column) for every entry of the matrix, neighbours in memory to neighbouring threads.
-template <class F>
-__device__ __forceinline__ void for_entries(const DeviceBatch& x, F&& f) {
-    const bool by_rows = x.col_stride <= x.row_stride;
-    const int fast = static_cast<int>(by_rows ? x.cols : x.rows), all = static_cast<int>(x.rows * x.cols);
-    for (int i = static_cast<int>(threadIdx.x); i < all; i += threads) {
-        const int slow_index = i / fast, fast_index = i % fast;
-        f(by_rows ? slow_index : fast_index, by_rows ? fast_index : slow_index);
-    }
-}
-
 template <class T, class P>
-__global__ void __launch_bounds__(threads) resident_kernel(const DeviceBatch x, const DeviceBatch out, const Shape shape, const Steps steps,
-                                                           double factor, double eps) {
+__global__ void __launch_bounds__(threads) resident_kernel(const __grid_constant__ ResidentArrays arrays, const Shape shape,
+                                                           const ResidentSteps steps, double factor, double eps) {
     __shared__ double room[warps];
     P* const matrix = reinterpret_cast<P*>(dynamic_shared());
     P* const gram = matrix + shape.mp * shape.x_pitch();
     P* const square = gram + shape.mp * shape.a_pitch();
-    const T* const from = reinterpret_cast<const T*>(x.matrix(blockIdx.x));
     const int xp = shape.x_pitch(), ap = shape.a_pitch();
 
-    double sum = 0, max = 0;
-    for_entries(x, [&](int r, int c) {
-        const double value = static_cast<double>(widen(from[r * x.row_stride + c * x.col_stride])), size = fabs(value);
-        sum = fma(value, value, sum);
-        max = LargerOrNaN()(size, max);
-    });
-    sum = over_block(sum, room, Plus());
-    max = over_block(max, room, LargerOrNaN());
-    const double norm = factor * sqrt(sum), floor = eps * max, divisor = norm > floor || norm != norm ? norm : floor;
-    const double scale = divisor == 0 ? 0 : 1 / divisor;
     for (int i = static_cast<int>(threadIdx.x); i < shape.mp * xp; i += threads) matrix[i] = Rounded<P>::of(0);
     __syncthreads();
-    for_entries(x, [&](int r, int c) {
-        const double value = static_cast<double>(widen(from[r * x.row_stride + c * x.col_stride]));
-        matrix[r * xp + c] = Rounded<P>::of(static_cast<float>(value * scale));
-    });
+    resident_load<T>(arrays, factor, eps, room, matrix, xp);
     __syncthreads();
 
     Sums sums;
@@ -164,38 +130,27 @@ __global__ void __launch_bounds__(threads) resident_kernel(const DeviceBatch x, 
         }
         __syncthreads();
     }
-
-    T* const to = reinterpret_cast<T*>(out.matrix(blockIdx.x));
-    for_entries(out, [&](int r, int c) { to[r * out.row_stride + c * out.col_stride] = Rounded<T>::of(widen(matrix[r * xp + c])); });
+    resident_store<T>(matrix, xp, arrays);
 }
 
 template <class T, class P>
-void run(const DeviceBatch& x, const DeviceBatch& out, const Shape& shape, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
-    Steps steps{static_cast<int>(plan.steps.size()), {}, {}, {}};
-    for (std::size_t t = 0; t < plan.steps.size(); ++t) {
-        steps.a[t] = static_cast<float>(plan.steps[t].a);
-        steps.b[t] = static_cast<float>(plan.steps[t].b);
-        steps.c[t] = static_cast<float>(plan.steps[t].c);
-    }
-    const std::string name = "orthogonalize " + std::to_string(x.count) + "x" + std::to_string(x.rows) + "x" + std::to_string(x.cols);
-    launch(name.c_str(), place, {dim3(static_cast<unsigned>(x.count)), threads, shape.bytes()}, resident_kernel<T, P>, x, out, shape, steps,
-           plan.norm_factor, eps);
+void run(const ResidentArrays& arrays, const Shape& shape, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
+    launch(resident_name(arrays).c_str(), place, {arrays.blocks(), threads, shape.bytes()}, resident_kernel<T, P>, arrays, shape,
+           ResidentSteps(plan), plan.norm_factor, eps);
 }
 
 }  // namespace
 
-bool resident(const DeviceBatch& x, const DeviceBatch& out, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
-    const bool takes = (plan.precision == DType::bfloat16 || plan.precision == DType::float16) && x.dtype != DType::float64 &&
-                       plan.method == Method::standard && plan.normalize == Normalize::frobenius &&
-                       plan.steps.size() <= static_cast<std::size_t>(most_steps) && x.rows <= most_rows && x.cols < 0x7fff && x.count < 0x7fffffff;
-    if (!takes) return false;
+bool resident(const ResidentArrays& arrays, const OrthogonalizePlan& plan, double eps, CudaPlace place) {
+    const DeviceBatch& x = arrays.x;
+    const bool narrow = plan.precision == DType::bfloat16 || plan.precision == DType::float16;
+    if (!resident_takes(arrays, plan) || !narrow || plan.method != Method::standard || x.rows > most_rows) return false;
     const auto whole = [](int64_t n) { return static_cast<int>(ceil_div(n, 16) * 16); };
     const Shape shape{static_cast<int>(x.rows), static_cast<int>(x.cols), whole(x.rows), whole(x.cols)};
-    constexpr std::size_t static_bytes = 1024;
-    if (shape.bytes() + static_bytes > traits(place.device).shared_bytes) return false;
+    if (shape.bytes() + resident_static_bytes > traits(place.device).shared_bytes) return false;
     const auto with_type = [&](auto like) {
         using T = decltype(like);
-        plan.precision == DType::bfloat16 ? run<T, bfloat16>(x, out, shape, plan, eps, place) : run<T, float16>(x, out, shape, plan, eps, place);
+        plan.precision == DType::bfloat16 ? run<T, bfloat16>(arrays, shape, plan, eps, place) : run<T, float16>(arrays, shape, plan, eps, place);
     };
     if (x.dtype == DType::float32) with_type(float{});
     if (x.dtype == DType::bfloat16) with_type(bfloat16{});

@@ -31,10 +31,13 @@ void emulate_multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t 
         return static_cast<double>(widen(T{static_cast<std::uint16_t>(which == 0 ? pair & 0xffff : pair >> 16)}));
     };
     Shown rows[4], columns[2][4];  // of the lanes that hold this one's rows, and its two columns
+    std::memcpy(emulation::warp_slot(emulation::lane()), &mine, sizeof mine);
+    emulation::warp_barrier();  // one exchange for all
     for (int k = 0; k < 4; ++k) {
-        rows[k] = emulation::exchange(mine, 4 * g + k);
-        for (int e = 0; e < 2; ++e) columns[e][k] = emulation::exchange(mine, 4 * (2 * t + e) + k);
+        std::memcpy(&rows[k], emulation::warp_slot(4 * g + k), sizeof mine);
+        for (int e = 0; e < 2; ++e) std::memcpy(&columns[e][k], emulation::warp_slot(4 * (2 * t + e) + k), sizeof mine);
     }
+    emulation::warp_barrier();
     for (int i = 0; i < 2; ++i) {
         for (int e = 0; e < 2; ++e) {
             double sum = 0;
