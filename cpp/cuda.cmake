@@ -19,6 +19,7 @@ set(RAPHSON_CUDA_SOURCES
   src/newton_schulz/device_functions.cu
   src/newton_schulz/eigh.cu
   src/newton_schulz/function_passes.cu
+  src/newton_schulz/function_vjp.cu
   src/newton_schulz/general.cu
   src/newton_schulz/iterate.cu
   src/newton_schulz/orthonormal.cu
