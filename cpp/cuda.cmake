@@ -35,6 +35,7 @@ set(RAPHSON_CUDA_SOURCES
   src/ot/pattern.cu
   src/ot/resident.cu
   src/ot/schur.cu
+  src/ot/small.cu
   src/sketch/classes.cu
   src/sketch/columns.cu
   src/sketch/device_rows.cu
