@@ -18,7 +18,7 @@ namespace {
 
 constexpr int threads = 512, warps = threads / 32;
 constexpr const char* name = "sinkhorn: small problems";
-constexpr int looks_a_launch = 64;  // of a batch that nobody watches
+constexpr int looks_a_launch = 16;  // of a batch that nobody watches
 // What one block does as fast as the launches of a sweep take: larger problems are worth all of the device.
 constexpr int64_t most_entries = 16384;
 
