@@ -115,13 +115,16 @@ TEST_CASE("cuda small transport: problems of mixed shapes are what they are alon
 }
 
 TEST_CASE("cuda small transport: level by level and look by look as the driver of larger problems") {
-    using Case = std::tuple<double, double, bool>;
-    for (const auto& [reg, rho, started] :
-         {Case{0.3, infinity, false}, Case{0.004, infinity, false}, Case{0.01, 0.6, false}, Case{0.02, infinity, true}}) {
+    using Case = std::tuple<double, double, bool, int>;
+    constexpr int all = 10000;
+    for (const auto& [reg, rho, started, most] : {Case{0.3, infinity, false, all}, Case{0.004, infinity, false, all},
+                                                  Case{0.01, 0.6, false, all}, Case{0.02, infinity, true, all}, Case{0.001, infinity, false, 5}}) {
         CAPTURE(reg);
         Scratch scratch(here);
         Problem p = random_problem<double>(14, 11, reg, 5);
         p.rho_a = rho;
+        for (double& c : p.cost) c += 6;  // the range counts, not the size
+        for (double& b : p.b) b *= 1.25;  // balanced: of a's mass
         Given one = given_of<double>(scratch, p);
         one.transport.problem = &one.problem;
         const std::vector<double> f(14, 0.25), g{9, 8, 7, 6, 5, 4, 3, 2, 1, 0, -1};
@@ -148,7 +151,7 @@ TEST_CASE("cuda small transport: level by level and look by look as the driver o
         }
         CHECK(small.cost == doctest::Approx(large.cost).epsilon(1e-9));
         const std::vector<double> f_large = download(f_out, p.n);
-        for (int64_t i = 0; i < p.n; ++i) CHECK(std::fabs(small.f[i] - f_large[i]) < 1e-9);
+        for (int64_t i = 0; i < p.n; ++i) CHECK(std::fabs(small.f[i] - f_large[i]) < 2e-9);
     }
 }
 

@@ -315,6 +315,21 @@ def test_bad_roots_without_symmetry():
     assert np.isnan(got[2]).all()
 
 
+def test_nan_comes_before_what_has_no_derivative():
+    """As the CPU's ValueError comes before its LinAlgError."""
+    singular, bar = np.stack([np.eye(3), np.diag([1.0, 0, 0])]), np.ones((2, 3, 3))
+    bar[1, 0, 2] = np.nan
+    for vjp, *arguments in (
+        (ns.sqrt_vjp, singular, bar),
+        (ns.sqrt_vjp, singular + np.triu(np.ones((3, 3)), 1), bar),
+        (ns.inverse_root_vjp, singular, 2, bar),
+        (ns.polar_vjp, np.stack([np.eye(3)] * 2), singular, bar),
+    ):
+        got = on_device(vjp, *arguments)
+        assert np.isfinite(got[0]).all()
+        assert np.isnan(got[1]).all()
+
+
 def test_a_zero_matrix_has_an_inverse_of_zeros():
     np.testing.assert_array_equal(on_device(ns.inverse_vjp, np.zeros((3, 3)), np.ones((3, 3))), np.zeros((3, 3)))
 

@@ -144,6 +144,14 @@ def test_starts(rng):
         same(started[k], solve(a[k], b[k], cost[k], 0.05, method="sinkhorn", init=(f[k], g[k])))
 
 
+def test_starts_carry_any_constant(rng):
+    """Which would cost as many digits as it has, were it kept."""
+    a, b, cost = stacked(rng, 2, 7, 9)
+    found = batch(a, b, cost, 0.05, init=(np.full((2, 7), 1e9), np.full((2, 9), -1e9)))
+    for k in range(2):
+        measured(found[k], a[k], b[k], cost[k], 0.05)
+
+
 def test_limits_are_said_of_each(rng):
     a, b, cost = stacked(rng, 3, 9, 9)
     cost[1] = 0

@@ -156,7 +156,9 @@ class Derivation {
 public:
     Derivation(const CudaDerivativeJob& job, const DerivativeItem& item, int64_t count, Scratch& scratch)
         : job_(job), item_(item), count_(count), scratch_(scratch), place_(scratch.place()), undefined_(scratch.take_array<int>(count)) {
-        for (DeviceNorm** to : {&factors_.value, &factors_.bar, &factors_.as_is, &factors_.result}) *to = scratch.take_array<DeviceNorm>(count);
+        for (DeviceNorm** to : {&factors_.value, &factors_.bar, &factors_.as_is, &factors_.result}) {
+            *to = scratch.take_array<DeviceNorm>(count);
+        }
     }
 
     // Null: inverse.
@@ -236,7 +238,8 @@ private:
         const Basis basis{v, take(n, n), {values, n, order}, scratch_.take_array<int>(count_)};
         transpose_matrices(basis.v, basis.vt, place_);
         const double eps = item_.value.dtype == DType::float32 ? 0x1p-23 : 0x1p-52;
-        launch(name, place_, blocks(count_), judge_kernel, basis.spectra, job_.function, tall, eps, factors_.result, undefined_, basis.lowest);
+        launch(name, place_, blocks(count_), judge_kernel, basis.spectra, job_.function, tall, eps, factors_.result, undefined_,
+               basis.lowest);
         return basis;
     }
     // c ← VᵀcV; `symmetric`: c is, which is half of the second product.
