@@ -19,6 +19,7 @@ set(RAPHSON_CUDA_SOURCES
   src/newton_schulz/device_functions.cu
   src/newton_schulz/eigh.cu
   src/newton_schulz/function_passes.cu
+  src/newton_schulz/function_vjp.cu
   src/newton_schulz/general.cu
   src/newton_schulz/iterate.cu
   src/newton_schulz/orthonormal.cu
@@ -36,6 +37,7 @@ set(RAPHSON_CUDA_SOURCES
   src/ot/pattern.cu
   src/ot/resident.cu
   src/ot/schur.cu
+  src/ot/small.cu
   src/sketch/classes.cu
   src/sketch/columns.cu
   src/sketch/device_rows.cu

@@ -113,7 +113,9 @@ py::object matrix_function_vjp(const std::string& name, py::handle given_value, 
     const std::string called = name + "_vjp";
     const bool polar = function == MatrixFunction::polar;
     const auto read = [&](py::handle given, const char* argument, std::optional<Tensor>& to) {
-        if (!given.is_none()) to.emplace(given, Where{called.c_str(), argument}, float64_float32);
+        if (given.is_none()) return;
+        to.emplace(given, Where{called.c_str(), argument}, float64_float32_cuda);
+        require_real(*to);
     };
     std::optional<Tensor> value, second, bar, second_bar;
     read(given_value, polar ? "unitary" : "value", value);
@@ -121,7 +123,6 @@ py::object matrix_function_vjp(const std::string& name, py::handle given_value, 
     read(given_bar, polar ? "unitary_bar" : "value_bar", bar);
     read(given_second_bar, "hermitian_bar", second_bar);
     if (!value || (polar ? !second : !bar)) throw std::invalid_argument(called + ": an argument is missing");
-    double flops = 0;
     for (const std::optional<Tensor>* other : {&second, &bar, &second_bar}) {
         if (*other) require_same(*value, **other);
     }
@@ -129,13 +130,20 @@ py::object matrix_function_vjp(const std::string& name, py::handle given_value, 
     const auto batch = [](const std::optional<Tensor>& t) { return t ? t->batch() : BatchRef{}; };
     const DerivativeItem item{value->batch(), batch(second), batch(bar), batch(second_bar), out.batch(), p, relative_ridge};
     check_derivative(function, item);
-    flops = static_cast<double>(item.value.count()) * function_flops(function, item.value.rows(), item.value.cols());
-    if (flops >= worth_releasing) {
+    const double flops = static_cast<double>(item.value.count()) * function_flops(function, item.value.rows(), item.value.cols());
+    const CudaPlace* const place = value->cuda();
+    if (flops >= worth_releasing || place != nullptr) {
         for (std::optional<Tensor>* tensor : {&value, &second, &bar, &second_bar}) {
             if (*tensor) (*tensor)->hold();
         }
     }
-    run_released(flops, [&] { derivative(function, item); });
+    if (place == nullptr) {
+        run_released(flops, [&] { derivative(function, item); });
+    } else {
+        const CudaTable& table = cuda(called.c_str(), polar ? "unitary" : "value");
+        const py::gil_scoped_release released;
+        derivative_on_device(function, item, *table.functions, *place);
+    }
     return out.finish();
 }
 

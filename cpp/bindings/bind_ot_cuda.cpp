@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -64,6 +65,34 @@ public:
         TransportSolution solution;
         run_released(long_work, [&] { solution = solve_on_device(made_, on.table, on.given, options, on.place); });
         return as_dict(solution);
+    }
+
+    // Of problems on one device; Ctrl-C ends all of them.
+    static py::list solve_batch(const std::vector<PyCudaTransport*>& problems, int method, double tol, int max_iter,
+                                const std::vector<std::pair<std::optional<Doubles>, std::optional<Doubles>>>& starts) {
+        if (problems.empty()) return py::list();
+        std::vector<std::unique_ptr<const On>> places;
+        std::vector<DeviceCall> calls;
+        for (std::size_t k = 0; k < problems.size(); ++k) {
+            places.push_back(std::make_unique<const On>(*problems[k]));
+            require_same(places.front()->array, places.back()->array);
+            TransportOptions options;
+            options.method = static_cast<TransportMethod>(method);
+            options.tol = tol;
+            options.max_iter = max_iter;
+            if (starts[k].first) options.f = starts[k].first->data();
+            if (starts[k].second) options.g = starts[k].second->data();
+            options.callback = [](const TransportRecord&, int) {
+                poll_or_throw();
+                return false;
+            };
+            calls.push_back({&problems[k]->made_, places.back()->given, std::move(options)});
+        }
+        std::vector<TransportSolution> solutions;
+        run_released(long_work, [&] { solutions = solve_on_device(calls, places.front()->table, places.front()->place); });
+        py::list found;
+        for (const TransportSolution& solution : solutions) found.append(as_dict(solution));
+        return found;
     }
 
     // P in the cost's dtype.
@@ -265,6 +294,7 @@ void bind_ot_cuda(py::module_& m) {
         .def(py::init<std::string, const Doubles&, const Doubles&, py::object, const py::object&, double, double, double, double,
                       bool, std::int64_t>())
         .def("solve", &PyCudaTransport::solve)
+        .def_static("solve_batch", &PyCudaTransport::solve_batch)
         .def("plan", &PyCudaTransport::plan)
         .def("apply", &PyCudaTransport::apply)
         .def("sparse", &PyCudaTransport::sparse)

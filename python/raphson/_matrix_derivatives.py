@@ -1,4 +1,7 @@
-"""Derivatives of the matrix functions, from their results."""
+"""Derivatives of the matrix functions, from their results.
+
+CUDA arrays are worked on where they lie, on their stream, in float64 as on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def polar_vjp(unitary: Any, hermitian: Any, unitary_bar: Any = None, hermitian_b
     Raises
     ------
     ValueError
-        Shapes that differ, NaN or Inf.
+        Shapes that differ, NaN or Inf (on CUDA those make NaN of the gradient).
     numpy.linalg.LinAlgError
         X is rank-deficient (a square X: by more than one): not differentiable there.
 
@@ -54,7 +57,7 @@ def sqrt_vjp(value: Any, value_bar: Any) -> Any:
     Raises
     ------
     ValueError
-        Shapes that differ, NaN or Inf.
+        Shapes that differ, NaN or Inf (on CUDA those make NaN of the gradient).
     numpy.linalg.LinAlgError
         A is singular: not differentiable there.
 
@@ -79,7 +82,7 @@ def inverse_vjp(value: Any, value_bar: Any) -> Any:
     Raises
     ------
     ValueError
-        Shapes that differ, NaN or Inf.
+        Shapes that differ, NaN or Inf (on CUDA those make NaN of the gradient).
     """
     return _core.matrix_function_vjp("inverse", value, None, value_bar, None, 1, 0.0)
 
@@ -104,7 +107,7 @@ def inverse_root_vjp(value: Any, p: int, value_bar: Any, *, relative_ridge: floa
     Raises
     ------
     ValueError
-        Shapes that differ, NaN or Inf, p < 1.
+        Shapes that differ, NaN or Inf (on CUDA those make NaN of the gradient), p < 1.
     numpy.linalg.LinAlgError
         ``value`` is not positive definite.
 

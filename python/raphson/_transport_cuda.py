@@ -62,7 +62,8 @@ class CudaProblem(Problem):
     def solve_batch(
         problems: Sequence[Problem], method: int, tol: float, most: int, starts: list[tuple[Any, Any]]
     ) -> list[dict[str, Any]]:
-        return [problem.solve(method, tol, most, start, None) for problem, start in zip(problems, starts, strict=True)]
+        cores: list[Any] = [problem.core() for problem in problems]
+        return _core.CudaTransport.solve_batch(cores, method, tol, most, starts)
 
     def dense(self, f: Doubles, g: Doubles, like: Any) -> Any:
         return self.core().plan(f, g)

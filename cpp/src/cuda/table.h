@@ -82,7 +82,7 @@ struct CudaTable {
     const CudaRelativesTable* relatives;  // ihvp/device_fisher.h
 };
 
-constexpr int cuda_table_version = 8;
+constexpr int cuda_table_version = 9;
 constexpr const char* cuda_table_name = "raphson.cuda_table";  // of the capsule
 
 const CudaTable& cuda_table();

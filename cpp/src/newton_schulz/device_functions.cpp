@@ -142,4 +142,41 @@ void evaluate_on_device(MatrixFunction function, int64_t p, const FunctionItem* 
     for (const Group& group : groups) evaluate_group(group.job, group.matrices, table, place);
 }
 
+void derivative_on_device(MatrixFunction function, const DerivativeItem& item, const CudaFunctionTable& table, CudaPlace place) {
+    const int64_t rows = item.value.rows(), cols = item.value.cols(), count = item.value.count();
+    if (count == 0 || rows == 0 || cols == 0) return;
+    const bool narrow = item.value.dtype == DType::float32;
+    std::vector<char> general(static_cast<std::size_t>(count), 0);
+    if (function == MatrixFunction::sqrt) {
+        std::vector<MatrixFacts> facts(general.size());
+        table.scan(item.value, facts.data(), place);
+        for (std::size_t k = 0; k < facts.size(); ++k) {
+            const bool finite = std::isfinite(facts[k].max_abs);
+            general[k] = finite && !symmetric_root(facts[k].asymmetry, facts[k].max_abs, narrow) ? 1 : 0;
+        }
+    }
+    const int64_t small = std::min(rows, cols), large = std::max(rows, cols);
+    const int64_t most = std::max<int64_t>(scratch_bytes / (8 * (4 * small * large + 16 * small * small)), 1);
+    int64_t first_undefined = count;
+    for (const bool kind : {false, true}) {
+        for (int64_t next = 0; next < count;) {
+            CudaDerivativeJob job{function, kind, {}};
+            std::vector<int64_t> indices;
+            for (; next < count && static_cast<int64_t>(indices.size()) < most; ++next) {
+                if ((general[static_cast<std::size_t>(next)] != 0) != kind) continue;
+                if (indices.empty() || indices.back() + 1 != next) job.runs.push_back({next, 0});
+                ++job.runs.back().count;
+                indices.push_back(next);
+            }
+            if (indices.empty()) break;
+            std::vector<int> undefined(indices.size(), 0);
+            table.derivative(job, item, function == MatrixFunction::inverse ? nullptr : undefined.data(), place);
+            for (std::size_t k = 0; k < indices.size(); ++k) {
+                if (undefined[k] != 0) first_undefined = std::min(first_undefined, indices[k]);
+            }
+        }
+    }
+    if (first_undefined < count) not_differentiable(function, general[static_cast<std::size_t>(first_undefined)] != 0, first_undefined);
+}
+
 }  // namespace raphson

@@ -354,8 +354,10 @@ void orthogonalize_vjp(const BatchRef& x, const BatchRef& cotangent, const Batch
 void soft_clip(const BatchRef& x, double quantile, const BatchRef& clipped, const BatchRef& outliers, CudaPlace place);  // outliers.cu
 void auon(const BatchRef& x, double gamma, const BatchRef& out, CudaPlace place);
 
+void derivative(const CudaDerivativeJob& job, const DerivativeItem& item, int* undefined, CudaPlace place);  // function_vjp.cu
+
 const CudaFunctionTable& function_table() {
-    static const CudaFunctionTable table{orthogonalize_vjp, soft_clip, auon, matrix_facts, evaluate};
+    static const CudaFunctionTable table{orthogonalize_vjp, soft_clip, auon, matrix_facts, evaluate, derivative};
     return table;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "cuda/table.h"
 #include "newton_schulz/functions.h"
@@ -50,6 +51,16 @@ struct CudaFunctionJob {
     bool general;             // sign, sqrt: of matrices that are not symmetric
 };
 
+// Matrices of one array, whose derivatives are taken together: `count` from `first` on, run by run.
+struct MatrixRun {
+    std::int64_t first, count;
+};
+struct CudaDerivativeJob {
+    MatrixFunction function;
+    bool general;  // sqrt: of roots that are not symmetric
+    std::vector<MatrixRun> runs;
+};
+
 struct CudaFunctionTable {
     // As orthogonalize_vjp of the CPU, of float16 too. Looks for NaN and Inf (and waits) only with options.check_finite.
     void (*orthogonalize_vjp)(const BatchRef& x, const BatchRef& cotangent, const BatchRef& out, const OrthogonalizePlan& plan,
@@ -64,10 +75,16 @@ struct CudaFunctionTable {
     // iterations every few steps.
     void (*evaluate)(const CudaFunctionJob& job, const FunctionPart* parts, std::size_t count, const FunctionExponents* exponents,
                      double* numbers, CudaPlace place);
+    // As derivative() of the CPU, for matrices that fit the device together. undefined: 1 a matrix, in the order of the runs, where
+    // the function is not differentiable; waits. Of `inverse` it is null, and nothing waits. NaN or Inf in any input makes NaN
+    // of a gradient.
+    void (*derivative)(const CudaDerivativeJob& job, const DerivativeItem& item, int* undefined, CudaPlace place);
 };
 
 // As evaluate(), of arrays on a device; matrices with NaN or Inf end as breakdowns, and NaN.
 void evaluate_on_device(MatrixFunction function, std::int64_t p, const FunctionItem* items, std::size_t count,
                         const MatrixFunctionOptions& options, const CudaFunctionTable& table, CudaPlace place);
+// As derivative(), of arrays on a device; a matrix with NaN or Inf gets a gradient of NaN.
+void derivative_on_device(MatrixFunction function, const DerivativeItem& item, const CudaFunctionTable& table, CudaPlace place);
 
 }  // namespace raphson

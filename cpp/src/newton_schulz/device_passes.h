@@ -67,6 +67,14 @@ struct DeviceNorm {
     bool floored = false;        // eps·max|x| is what it is divided by
 };
 
+#if defined(__CUDACC__) || defined(RAPHSON_CUDA_EMULATION)
+// m·2^exponent as two factors that stay within float64 wherever their product with the data does.
+__device__ __forceinline__ DeviceNorm as_factors(double mantissa, int exponent) {
+    exponent = exponent < 2040 ? exponent : 2040;  // beyond, infinite in any case, but 0 stays 0
+    return {ldexp(mantissa, exponent / 2), ldexp(1.0, exponent - exponent / 2), 0, 0, false};
+}
+#endif
+
 // norms[i] of matrix first + i: scale = 1 / max(factor·‖x‖_F, eps·max|x|). Two kernels, in a fixed order of additions.
 void scan(const DeviceBatch& x, int64_t first, int64_t count, double factor, double eps, DeviceNorm* norms, Scratch& scratch);
 // The norms of all matrices, on the host: whoever looks for NaN and Inf. Waits.

@@ -4,6 +4,8 @@
 
 #include "cuda/copy.h"
 #include "cuda/reduce.h"
+#include "newton_schulz/batch_entries.h"
+#include "newton_schulz/each_entry.h"
 #include "newton_schulz/function_passes.h"
 
 namespace raphson::cuda {
@@ -77,24 +79,8 @@ void over_matrices(const Working& x, Term term, Combine combine, double* to, Cud
            combine, to);
 }
 
-// ---- changes: a thread an entry -------------------------------------------------------------------------------------------------
+// ---- changes ------------------------------------------------------------------------------------------------------------------------
 
-template <class Change>
-__global__ void __launch_bounds__(threads) each_kernel(int64_t rows, int64_t cols, int64_t count, Change change) {
-    const int64_t at = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
-    if (at >= rows * cols * count) return;
-    const int64_t line = at / cols;
-    change(line / rows, line % rows, at % cols);
-}
-template <class Change>
-void each(const Working& x, Change change, CudaPlace place) {
-    const int64_t entries = x.rows * x.cols * x.count;
-    launch(name, place, {block_count(ceil_div(entries, threads), name), threads}, each_kernel<Change>, x.rows, x.cols, x.count, change);
-}
-
-__device__ __forceinline__ double& entry(const Working& x, int64_t matrix, int64_t i, int64_t j) {
-    return static_cast<double*>(x.data)[matrix * x.step + i * x.ld + j];
-}
 __device__ __forceinline__ double rounded(double x, bool narrow) { return narrow ? static_cast<double>(static_cast<float>(x)) : x; }
 
 struct Settle {
@@ -144,6 +130,13 @@ struct SymmetricPart {
         entry(to, matrix, i, j) = inside ? 0.5 * (entry(from, matrix, i, j) + entry(from, matrix, j, i)) : 0.0;
     }
 };
+
+__global__ void __launch_bounds__(batch_threads) transpose_kernel(const Working from, int64_t tiles, const Working to) {
+    const int64_t matrix = blockIdx.x / tiles;
+    copy_tile(static_cast<const double*>(from.data) + matrix * from.step, int64_t{1}, from.ld,
+              static_cast<double*>(to.data) + matrix * to.step, to.ld, int64_t{1}, to.rows, to.cols, blockIdx.x % tiles,
+              [](double x) { return x; });
+}
 
 // x·2^exponent, exact, also where 2^exponent itself is out of range.
 __device__ __forceinline__ double times_power(double x, int exponent) {
@@ -210,19 +203,23 @@ void squares_between(const Working& x, const Working& y, double* to, CudaPlace p
     over_matrices(x, SquareBetween{y}, Plus(), to, place);
 }
 void settle(const Working& x, bool symmetric, bool narrow, CudaPlace place) {
-    if (symmetric || narrow) each(x, Settle{x, symmetric, narrow}, place);
+    if (symmetric || narrow) each(name, x, Settle{x, symmetric, narrow}, place);
 }
-void copy_matrices(const Working& from, const Working& to, CudaPlace place) { each(to, Copy{from, to}, place); }
-void take_where(const Working& x, const Working& y, const int* flags, CudaPlace place) { each(x, TakeWhere{x, y, flags}, place); }
-void add_to_diagonal(const Working& x, const double* by, double same, CudaPlace place) { each(x, AddToDiagonal{x, by, same}, place); }
+void copy_matrices(const Working& from, const Working& to, CudaPlace place) { each(name, to, Copy{from, to}, place); }
+void take_where(const Working& x, const Working& y, const int* flags, CudaPlace place) { each(name, x, TakeWhere{x, y, flags}, place); }
+void add_to_diagonal(const Working& x, const double* by, double same, CudaPlace place) { each(name, x, AddToDiagonal{x, by, same}, place); }
 void scale_columns(const Working& v, const double* weights, const Working& to, CudaPlace place) {
-    each(to, ScaleColumns{v, to, weights}, place);
+    each(name, to, ScaleColumns{v, to, weights}, place);
 }
-void symmetric_part(const Working& from, const Working& to, CudaPlace place) { each(to, SymmetricPart{from, to}, place); }
+void symmetric_part(const Working& from, const Working& to, CudaPlace place) { each(name, to, SymmetricPart{from, to}, place); }
+void transpose_matrices(const Working& from, const Working& to, CudaPlace place) {
+    const int64_t tiles = ceil_div(to.rows, tile) * ceil_div(to.cols, tile);
+    launch(name, place, {block_count(to.count * tiles, name), batch_threads}, transpose_kernel, from, tiles, to);
+}
 void scale_results(const Working& x, const int* exponents, bool narrow, double* numbers, CudaPlace place) {
-    each(x, ScaleResult{x, exponents, narrow}, place);
+    each(name, x, ScaleResult{x, exponents, narrow}, place);
     over_matrices(x, Size(), Larger(), numbers + number_scratch, place);  // NaN loses
-    each(x, ZeroWhereInfinite{x, numbers}, place);
+    each(name, x, ZeroWhereInfinite{x, numbers}, place);
 }
 
 void matrix_facts(const BatchRef& a, MatrixFacts* facts, CudaPlace place) {

@@ -34,6 +34,10 @@ void general_sign(const Working& a, const Working& value, bool narrow, int64_t m
 void general_sqrt(const Working& a, const Working& value, const Working& second, bool narrow, int64_t max_steps, double* numbers,
                   Scratch& scratch);
 
+// d ← the solution of x d + d x = r, which d holds on entry, for x whose eigenvalues have positive real parts; failed[i] ← 1
+// where they have not, else 0. x is destroyed. As solve_sylvester.
+void solve_sylvester(const Working& x, const Working& d, int* failed, Scratch& scratch);
+
 // z ← the matrix with orthonormal rows that is nearest to x (rows ≤ columns), by products alone.
 void orthonormal_factor(const Working& x, const Working& z, int64_t max_steps, double* numbers, Scratch& scratch);
 
@@ -47,6 +51,7 @@ void squares_between(const Working& x, const Working& y, double* to, CudaPlace p
 // x ← ½(x + xᵀ) where `symmetric`, then rounded to float32 where `narrow`.
 void settle(const Working& x, bool symmetric, bool narrow, CudaPlace place);
 void copy_matrices(const Working& from, const Working& to, CudaPlace place);
+void transpose_matrices(const Working& from, const Working& to, CudaPlace place);
 // x ← y of matrices whose flag is not 0.
 void take_where(const Working& x, const Working& y, const int* flags, CudaPlace place);
 // x ← x + by[i]·I of matrix i; by null: `same` for all.

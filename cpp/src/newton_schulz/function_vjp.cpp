@@ -74,11 +74,6 @@ void symmetrize(double* x, int64_t n) {
     }
 }
 
-[[noreturn]] void not_differentiable(const char* function, const char* why, int64_t index) {
-    throw Breakdown(std::string(function) + "_vjp: " + why + " (matrix " + std::to_string(index) +
-                    "): the function is not differentiable there");
-}
-
 // With dX = dU H + U dH: UᵀdU = K is skew and HK + KH = UᵀdX − dXᵀU, dH = UᵀdX − KH, (I − UUᵀ)dU = (I − UUᵀ)dX H⁻¹.
 void polar_matrix(const DerivativeItem& item, int64_t index) {
     const bool wide = item.value.rows() < item.value.cols();
@@ -112,7 +107,7 @@ void polar_matrix(const DerivativeItem& item, int64_t index) {
     const double nothing = static_cast<double>(n) * eps * lambda[n - 1];
     const bool tall = m > n && u_bar != nullptr;
     if (!((n > 1 ? lambda[0] + lambda[1] : 1.0) > nothing) || (tall && !(lambda[0] > nothing))) {
-        not_differentiable("polar", "x is rank-deficient", index);
+        not_differentiable(MatrixFunction::polar, false, index);
     }
     basis.apply(c, [&](int64_t i, int64_t j) { return i == j ? 0.0 : 2 / (lambda[i] + lambda[j]); });
     if (h_bar != nullptr) {
@@ -141,10 +136,10 @@ void sqrt_matrix(const DerivativeItem& item, int64_t index) {
     for (int64_t i = 0; i < n * n; ++i) largest = std::max(largest, std::fabs(y[i]));
     const bool narrow = item.value.dtype == DType::float32;
     const double eps = narrow ? 0x1p-23 : 0x1p-52;
-    if (largest_asymmetry(y, n) <= 16 * eps * largest) {
+    if (symmetric_root(largest_asymmetry(y, n), largest, narrow)) {
         const Basis basis(y, n);
         const double* const root = basis.values();
-        if (!(root[0] > static_cast<double>(n) * eps * root[n - 1])) not_differentiable("sqrt", "a is singular", index);
+        if (!(root[0] > static_cast<double>(n) * eps * root[n - 1])) not_differentiable(MatrixFunction::sqrt, false, index);
         basis.apply(bar, [&](int64_t i, int64_t j) { return 1 / (root[i] + root[j]); });
         put(bar, item.out.matrix(index));
         return;
@@ -152,7 +147,7 @@ void sqrt_matrix(const DerivativeItem& item, int64_t index) {
     double* const yt = scratch.take_array<double>(n * n);
     double* const out = scratch.take_array<double>(n * n);
     transpose(y, n, n, n, yt, n);
-    if (!solve_sylvester(yt, n, bar, out) && !cancelled()) not_differentiable("sqrt", "value is no principal root", index);
+    if (!solve_sylvester(yt, n, bar, out) && !cancelled()) not_differentiable(MatrixFunction::sqrt, true, index);
     put(out, item.out.matrix(index));
 }
 
@@ -183,7 +178,7 @@ void inverse_root_matrix(const DerivativeItem& item, int64_t index) {
     symmetrize(bar, n);
     const Basis basis(x, n);
     const double* const root = basis.values();  // λ^(−1/p), from λmax's upwards
-    if (!(root[0] > 0)) not_differentiable("inverse_root", "a is not positive definite", index);
+    if (!(root[0] > 0)) not_differentiable(MatrixFunction::inverse_root, false, index);
     const auto p = static_cast<double>(item.p);
     basis.apply(bar, [&](int64_t i, int64_t j) { return root_difference(1 / root[i], 1 / root[j], p); });
     symmetrize(bar, n);
@@ -203,6 +198,18 @@ const char* derivative_name(MatrixFunction function) {
            : function == MatrixFunction::sqrt    ? "sqrt_vjp"
            : function == MatrixFunction::inverse ? "inverse_vjp"
                                                  : "inverse_root_vjp";
+}
+
+void require_finite(MatrixFunction function, const DerivativeItem& item) {
+    for (const BatchRef* input : {&item.value, &item.second, &item.value_bar, &item.second_bar}) {
+        for (int64_t i = 0; input->data != nullptr && i < input->count(); ++i) {
+            const MatrixRef matrix = input->matrix(i);
+            if (matrix.rows > 0 && matrix.cols > 0 && !std::isfinite(kernels().newton_schulz.scan(matrix).max_abs)) {
+                throw std::invalid_argument(std::string(derivative_name(function)) + ": an argument contains NaN or Inf (matrix " +
+                                            std::to_string(i) + ")");
+            }
+        }
+    }
 }
 
 void checked(MatrixFunction function, const DerivativeItem& item) {
@@ -239,17 +246,22 @@ void check_derivative(MatrixFunction function, const DerivativeItem& item) {
     if (!(item.relative_ridge >= 0) || std::isinf(item.relative_ridge)) {
         throw std::invalid_argument(name + ": relative_ridge must be finite and not negative");
     }
-    for (const BatchRef* input : {&item.value, &item.second, &item.value_bar, &item.second_bar}) {
-        for (int64_t i = 0; input->data != nullptr && i < input->count(); ++i) {
-            const MatrixRef matrix = input->matrix(i);
-            if (matrix.rows > 0 && matrix.cols > 0 && !std::isfinite(kernels().newton_schulz.scan(matrix).max_abs)) {
-                throw std::invalid_argument(name + ": an argument contains NaN or Inf (matrix " + std::to_string(i) + ")");
-            }
-        }
-    }
+}
+
+bool symmetric_root(double asymmetry, double largest, bool narrow) {
+    return asymmetry <= 16 * (narrow ? 0x1p-23 : 0x1p-52) * largest;
+}
+
+void not_differentiable(MatrixFunction function, bool general, int64_t index) {
+    const char* const why = function == MatrixFunction::polar ? "x is rank-deficient"
+                            : function == MatrixFunction::inverse_root ? "a is not positive definite"
+                            : general ? "value is no principal root" : "a is singular";
+    throw Breakdown(std::string(derivative_name(function)) + ": " + why + " (matrix " + std::to_string(index) +
+                    "): the function is not differentiable there");
 }
 
 void derivative(MatrixFunction function, const DerivativeItem& item) {
+    require_finite(function, item);
     const int64_t count = item.value.rows() > 0 && item.value.cols() > 0 ? item.value.count() : 0;
     const auto one = [&](int64_t index) {
         switch (function) {

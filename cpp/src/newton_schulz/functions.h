@@ -31,8 +31,13 @@ struct DerivativeItem {
     std::int64_t p;
     double relative_ridge;
 };
+// Shapes and numbers; NaN and Inf in the host's arrays are looked for by derivative().
 void check_derivative(MatrixFunction function, const DerivativeItem& item);
 void derivative(MatrixFunction function, const DerivativeItem& item);
+// Breakdown; `general`: of a square root that is not symmetric.
+[[noreturn]] void not_differentiable(MatrixFunction function, bool general, std::int64_t index);
+// Of sqrt's value: its derivative by eigenvectors.
+bool symmetric_root(double asymmetry, double largest, bool narrow);
 
 // ---- one matrix, contiguous float64, its largest entry between ½ and 2 (0: all zero) ----
 struct FunctionJob {

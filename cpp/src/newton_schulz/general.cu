@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/copy.h"
+#include "newton_schulz/each_entry.h"
 #include "newton_schulz/function_passes.h"
 
 namespace raphson::cuda {
@@ -117,8 +118,8 @@ Working newton_sign(const Working& z, bool pairs, const Working* d, int64_t max_
     Steps job{z, take_matrices(scratch, n, n, z.count), take_matrices(scratch, n, n, z.count), count, pairs,
               scratch.take_array<double>(z.count * function_numbers), failed, newton, max_steps};
     const Working work = take_matrices(scratch, n, n, z.count);
-    const Grid each{block_count(ceil_div(count, threads), name), threads}, lines{block_count(z.count * n, name), threads};
-    launch(name, place, each, begin_kernel, newton, count);
+    const Grid matrices{block_count(ceil_div(count, threads), name), threads}, lines{block_count(z.count * n, name), threads};
+    launch(name, place, matrices, begin_kernel, newton, count);
     int64_t look = first_look;
     for (int64_t step = 1; step <= max_steps; ++step) {
         copy_matrices(job.z, work, place);
@@ -128,7 +129,7 @@ Working newton_sign(const Working& z, bool pairs, const Working* d, int64_t max_
         }
         sum_squares(job.z, job.sums + sum_own, place);
         sum_squares(job.inverse, job.sums + sum_inverse, place);
-        launch(name, place, each, scale_kernel, job);
+        launch(name, place, matrices, scale_kernel, job);
         launch(name, place, lines, step_kernel, job);
         if (d != nullptr) {
             multiply(1, job.inverse, *d, Right::as_is, 0, nullptr, work, place);
@@ -139,7 +140,7 @@ Working newton_sign(const Working& z, bool pairs, const Working* d, int64_t max_
         }
         squares_between(job.next, job.z, job.sums + sum_step, place);
         sum_squares(job.next, job.sums + sum_next, place);
-        launch(name, place, each, advance_kernel, job);
+        launch(name, place, matrices, advance_kernel, job);
         std::swap(job.z, job.next);
         if (step != look) continue;
         look += look_every;
@@ -162,25 +163,31 @@ __global__ void __launch_bounds__(threads) note_kernel(const Newton* newton, int
     mine[number_breakdown] = one.broken != 0 || !(cond * eps64 <= 1) ? 1 : 0;  // an eigenvalue at 0
 }
 
-// Which corrections are better: of number_scratch and number_residual, squares; off: max|sign − I| of the Sylvester
-// equation's iteration.
-__global__ void __launch_bounds__(threads) choose_kernel(const Newton* newton, const double* off, int64_t count, double fine,
-                                                         double* numbers, int* taken) {
+// off: max|sign − I| of the Sylvester equation's iteration; with a −1 among the signs there is no such solution.
+__global__ void __launch_bounds__(threads) solved_kernel(const Newton* newton, const double* off, int64_t count, int* failed) {
+    const int64_t k = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
+    if (k >= count) return;
+    failed[k] = newton[k].done != 0 && newton[k].broken == 0 && newton[k].limited == 0 && off[k * function_numbers] < 0.1 ? 0 : 1;
+}
+struct Halve {
+    Working d;
+    __device__ void operator()(int64_t matrix, int64_t i, int64_t j) const { entry(d, matrix, i, j) *= 0.5; }
+};
+// Which corrections are better: of number_scratch and number_residual, squares.
+__global__ void __launch_bounds__(threads) choose_kernel(const int* failed, int64_t count, double fine, double* numbers, int* taken) {
     const int64_t k = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
     if (k >= count) return;
     double* const mine = numbers + k * function_numbers;
-    const bool solved = newton[k].done != 0 && newton[k].broken == 0 && newton[k].limited == 0 && off[k * function_numbers] < 0.1;
     const bool wanted = mine[number_breakdown] == 0 && mine[number_limited] == 0 && mine[number_residual] > fine * fine * mine[number_norm];
-    taken[k] = solved && wanted && mine[number_scratch] < mine[number_residual] ? 1 : 0;
+    taken[k] = failed[k] == 0 && wanted && mine[number_scratch] < mine[number_residual] ? 1 : 0;
     if (taken[k] != 0) mine[number_residual] = mine[number_scratch];
 }
-// candidate ← x + ½d.
-__global__ void __launch_bounds__(threads) candidate_kernel(const Working x, const Working d, const Working candidate) {
-    const int64_t at = static_cast<int64_t>(blockIdx.x) * x.cols;
-    const auto *from = static_cast<const double*>(x.data) + at, *by = static_cast<const double*>(d.data) + at;
-    auto* const to = static_cast<double*>(candidate.data) + at;
-    for (int64_t j = threadIdx.x; j < x.cols; j += threads) to[j] = fma(0.5, by[j], from[j]);
-}
+struct Corrected {
+    Working x, d, candidate;
+    __device__ void operator()(int64_t matrix, int64_t i, int64_t j) const {
+        entry(candidate, matrix, i, j) = entry(x, matrix, i, j) + entry(d, matrix, i, j);
+    }
+};
 // x ← NaN, of matrices that broke down or have no inverse.
 __global__ void __launch_bounds__(threads) no_inverse_kernel(const Working x, const int* failed, double* numbers) {
     const int64_t line = blockIdx.x, matrix = line / x.rows;
@@ -217,6 +224,16 @@ void general_sign(const Working& a, const Working& value, bool narrow, int64_t m
     largest_off_identity(square, numbers + number_residual, place);
 }
 
+void solve_sylvester(const Working& x, const Working& d, int* failed, Scratch& scratch) {
+    const CudaPlace place = scratch.place();
+    Scratch inner(place);
+    auto* const newton = inner.take_array<Newton>(x.count);
+    auto* const off = inner.take_array<double>(x.count * function_numbers);
+    largest_off_identity(newton_sign(x, false, &d, hopeless, newton, inner), off, place);
+    each(name, d, Halve{d}, place);
+    launch(name, place, {block_count(ceil_div(x.count, threads), name), threads}, solved_kernel, newton, off, x.count, failed);
+}
+
 void general_sqrt(const Working& a, const Working& value, const Working& second, bool narrow, int64_t max_steps, double* numbers,
                   Scratch& scratch) {
     constexpr int most_corrections = 2;
@@ -225,8 +242,8 @@ void general_sqrt(const Working& a, const Working& value, const Working& second,
     const double fine = 4 * std::sqrt(static_cast<double>(n)) * eps64;
     auto* const newton = scratch.take_array<Newton>(count);
     auto* const flags = scratch.take_array<int>(count);
-    auto* const off = scratch.take_array<double>(count * function_numbers);
-    const Grid each{block_count(ceil_div(count, threads), name), threads}, lines{block_count(count * n, name), threads};
+    auto* const failed = scratch.take_array<int>(count);
+    const Grid matrices{block_count(ceil_div(count, threads), name), threads}, lines{block_count(count * n, name), threads};
     const Working pairs = take_matrices(scratch, n, n, 2 * count), difference = take_matrices(scratch, n, n, count);
     const Working d = take_matrices(scratch, n, n, count), candidate = take_matrices(scratch, n, n, count);
     sum_squares(a, numbers + number_norm, place);
@@ -234,7 +251,7 @@ void general_sqrt(const Working& a, const Working& value, const Working& second,
     check(cudaMemsetAsync(pairs.part(count, count).data, 0, static_cast<std::size_t>(count * n * n) * sizeof(double), stream(place)), name);
     add_to_diagonal(pairs.part(count, count), nullptr, 1, place);
     copy_matrices(newton_sign(pairs, true, nullptr, max_steps, newton, scratch).part(0, count), value, place);
-    launch(name, place, each, note_kernel, newton, count, numbers);
+    launch(name, place, matrices, note_kernel, newton, count, numbers);
     const auto measure = [&](const Working& root, FunctionNumber to) {  // A − X²
         multiply(-1, root, root, Right::as_is, 1, &a, difference, place);
         sum_squares(difference, numbers + to, place);
@@ -242,14 +259,12 @@ void general_sqrt(const Working& a, const Working& value, const Working& second,
     measure(value, number_residual);
     // The iteration leaves an error of cond·ε; Newton's own correction X D + D X = A − X² takes it away.
     for (int k = 0; k < most_corrections && any_rough(numbers, count, fine, place); ++k) {
-        Scratch inner(place);
-        const Working sign = take_matrices(inner, n, n, count);
-        copy_matrices(value, sign, place);
+        copy_matrices(value, candidate, place);
         copy_matrices(difference, d, place);
-        largest_off_identity(newton_sign(sign, false, &d, hopeless, newton, inner), off, place);  // −1 among the signs: no solution
-        launch(name, place, lines, candidate_kernel, value, d, candidate);
+        solve_sylvester(candidate, d, failed, scratch);
+        each(name, candidate, Corrected{value, d, candidate}, place);
         measure(candidate, number_scratch);
-        launch(name, place, each, choose_kernel, newton, off, count, fine, numbers, flags);
+        launch(name, place, matrices, choose_kernel, failed, count, fine, numbers, flags);
         take_where(value, candidate, flags, place);
         multiply(-1, value, value, Right::as_is, 1, &a, difference, place);
     }

@@ -25,12 +25,6 @@ void for_precision(DType type, F&& f) {
     type == DType::float64 ? f(double{}) : f(float{});
 }
 
-// m·2^exponent as two factors that stay within float64 wherever their product with the data does.
-__device__ __forceinline__ DeviceNorm as_factors(double mantissa, int exponent) {
-    exponent = exponent < 2040 ? exponent : 2040;  // beyond, infinite in any case, but 0 stays 0
-    return {ldexp(mantissa, exponent / 2), ldexp(1.0, exponent - exponent / 2), 0, 0, false};
-}
-
 // cotangents: from what was scanned to what brings them to about 1, as the gradient is linear in them. restore: what the
 // gradient with respect to the normalised matrix is multiplied by at the end; 0 where the map is not differentiable or nothing
 // comes back through it.

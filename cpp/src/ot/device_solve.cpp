@@ -87,11 +87,10 @@ TransportSolution solve_by_newton(const TransportProblem& given_problem, const C
     return solve_transport(level, options);
 }
 
-// Sweeps alone, and a gauge in every part of the allowed pairs, of which the device's driver knows one.
-TransportSolution solve_by_sweeps(const TransportProblem& p, const CudaTable& table, const CudaTransport& given,
-                                  const TransportOptions& options, CudaPlace place) {
-    TransportSolution solution = table.transport->solve(given, options, place);
-    if (!p.balanced() || p.components == 1 || solution.status == Status::breakdown) return solution;
+// After sweeps: a gauge in every part of the allowed pairs, of which the device's driver knows one.
+void gauge_parts(const TransportProblem& p, const CudaTable& table, const CudaTransport& given, const TransportOptions& options,
+                 TransportSolution& solution, CudaPlace place) {
+    if (!p.balanced() || p.components == 1 || solution.status == Status::breakdown) return;
     const std::vector<double> shift = gauge_shifts(
         p, [&](std::int64_t i) { return solution.f[i]; }, [&](std::int64_t j) { return solution.g[j]; });
     for (std::int64_t i = 0; i < p.n; ++i) {
@@ -104,7 +103,15 @@ TransportSolution solve_by_sweeps(const TransportProblem& p, const CudaTable& ta
     if (solution.status == Status::converged && !(solution.marginal_error <= options.tol)) {
         solution.status = Status::precision_floor;
     }
-    return solution;
+}
+
+void judge(const TransportProblem& p, const CudaTable& table, const CudaTransport& given, TransportSolution& solution, CudaPlace place) {
+    const bool stuck = solution.status == Status::stalled || solution.status == Status::max_iter;
+    if (!stuck || !p.forbids) return;
+    TransportProblem at_home = p;
+    const Visit visit(table, given, place);
+    at_home.cost = visit.cost();
+    if (proves_infeasible(at_home, solution.f, solution.g)) solution.status = Status::infeasible;
 }
 
 }  // namespace
@@ -113,15 +120,43 @@ TransportSolution solve_on_device(const DeviceProblem& on_device, const CudaTabl
                                   const TransportOptions& options, CudaPlace place) {
     const TransportProblem& p = on_device.problem;
     if (on_device.poisoned) return of_nans(p);
-    const bool sweeps = options.method == TransportMethod::sinkhorn;
-    TransportSolution solution = (sweeps ? solve_by_sweeps : solve_by_newton)(p, table, given, options, place);
-    const bool stuck = solution.status == Status::stalled || solution.status == Status::max_iter;
-    if (!stuck || !p.forbids) return solution;
-    TransportProblem at_home = p;
-    const Visit visit(table, given, place);
-    at_home.cost = visit.cost();
-    if (proves_infeasible(at_home, solution.f, solution.g)) solution.status = Status::infeasible;
+    TransportSolution solution;
+    if (options.method == TransportMethod::sinkhorn) {
+        solution = table.transport->solve(given, options, place);
+        gauge_parts(p, table, given, options, solution, place);
+    } else {
+        solution = solve_by_newton(p, table, given, options, place);
+    }
+    judge(p, table, given, solution, place);
     return solution;
+}
+
+std::vector<TransportSolution> solve_on_device(const std::vector<DeviceCall>& calls, const CudaTable& table, CudaPlace place) {
+    std::vector<TransportSolution> solutions(calls.size()), together;
+    std::vector<std::size_t> small;
+    std::vector<CudaTransport> given;
+    std::vector<TransportOptions> options;
+    for (std::size_t k = 0; k < calls.size(); ++k) {
+        const DeviceCall& call = calls[k];
+        const bool sweeps = call.options.method == TransportMethod::sinkhorn && !call.problem->poisoned;
+        if (sweeps && table.transport->is_small(call.given, place)) {
+            small.push_back(k);
+            given.push_back(call.given);
+            options.push_back(call.options);
+        } else {
+            solutions[k] = solve_on_device(*call.problem, table, call.given, call.options, place);
+        }
+    }
+    if (small.empty()) return solutions;
+    together.resize(small.size());
+    table.transport->solve_small(given.data(), options.data(), small.size(), together.data(), place);
+    for (std::size_t i = 0; i < small.size(); ++i) {
+        const TransportProblem& p = calls[small[i]].problem->problem;
+        gauge_parts(p, table, given[i], options[i], together[i], place);
+        judge(p, table, given[i], together[i], place);
+        solutions[small[i]] = std::move(together[i]);
+    }
+    return solutions;
 }
 
 double solve_hessian(const DeviceProblem& on_device, const CudaTable& table, const CudaTransport& given, Potentials at,

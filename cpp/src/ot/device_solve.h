@@ -25,6 +25,16 @@ DeviceProblem make_device_problem(const std::string& function, const CudaTable& 
 TransportSolution solve_on_device(const DeviceProblem& problem, const CudaTable& table, const CudaTransport& given,
                                   const TransportOptions& options, CudaPlace place);
 
+// One of a batch; `given` is on the device that all of them are on.
+struct DeviceCall {
+    const DeviceProblem* problem;
+    CudaTransport given;
+    TransportOptions options;
+};
+// Each as solve_on_device, to the same bits: small dense ones by the method `sinkhorn` side by side, the others one after the
+// other.
+std::vector<TransportSolution> solve_on_device(const std::vector<DeviceCall>& calls, const CudaTable& table, CudaPlace place);
+
 // As solve_hessian of queries.h; the vectors are the host's.
 double solve_hessian(const DeviceProblem& problem, const CudaTable& table, const CudaTransport& given, Potentials at,
                      const double* p, const double* q, double* alpha, double* beta, CudaPlace place);

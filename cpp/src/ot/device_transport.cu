@@ -10,6 +10,7 @@
 #include "ot/device_numbers.h"
 #include "ot/device_passes.h"
 #include "ot/device_pattern.h"
+#include "ot/device_small.h"
 
 namespace raphson::cuda {
 namespace {
@@ -45,6 +46,11 @@ CudaCostFacts scan(const CudaView& given, CudaPlace place) {
 }
 
 TransportSolution solve(const CudaTransport& given, const TransportOptions& options, CudaPlace place) {
+    TransportSolution solution;
+    if (is_small(given, place)) {
+        solve_small(&given, &options, 1, true, &solution, place);
+        return solution;
+    }
     const DeviceGuard guard(place.device);
     Scratch scratch(place);
     const TransportProblem& p = *given.problem;
@@ -62,7 +68,6 @@ TransportSolution solve(const CudaTransport& given, const TransportOptions& opti
     asked.callback = options.callback;
     auto *const f = scratch.take_array<double>(p.n), *const g = scratch.take_array<double>(p.m);
     DeviceSinkhornOutcome outcome = sinkhorn(cost, upload(p.a, scratch), upload(p.b, scratch), asked, f, g, scratch);
-    TransportSolution solution;
     solution.f = read(f, p.n, place);
     solution.g = read(g, p.m, place);
     solution.status = outcome.status;
@@ -72,6 +77,11 @@ TransportSolution solve(const CudaTransport& given, const TransportOptions& opti
     solution.history = std::move(outcome.history);
     keep_sums(p, outcome.sums, solution, place);
     return solution;
+}
+
+void solve_side_by_side(const CudaTransport* given, const TransportOptions* options, std::size_t count, TransportSolution* solutions,
+                        CudaPlace place) {
+    solve_small(given, options, count, false, solutions, place);
 }
 
 void measure_solution(const CudaTransport& given, TransportSolution& solution, CudaPlace place) {
@@ -187,9 +197,9 @@ void point_gradient(const CudaTransport& given, Potentials at, const CudaTranspo
                     CudaPlace place);
 
 const CudaTransportTable& transport_table() {
-    static const CudaTransportTable table{scan,          solve,         measure_solution, make_level, rounded,
-                                          weighted_sums, cost_gradient, point_gradient,   sparse,     plan,
-                                          times,         map};
+    static const CudaTransportTable table{scan,          solve,         is_small,       solve_side_by_side, measure_solution,
+                                          make_level,    rounded,       weighted_sums,  cost_gradient,      point_gradient,
+                                          sparse,        plan,          times,          map};
     return table;
 }
 

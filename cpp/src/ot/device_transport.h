@@ -2,6 +2,7 @@
 // where they are checked, and so do potentials; the cost, the plan and the vectors that it meets lie on the device.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "cuda/table.h"
@@ -73,6 +74,11 @@ struct CudaTransportTable {
     CudaCostFacts (*scan)(const CudaView& cost, CudaPlace place);
     // As solve_transport with the method `sinkhorn`. Balanced potentials have one gauge, even where pairs fall into parts.
     TransportSolution (*solve)(const CudaTransport& given, const TransportOptions& options, CudaPlace place);
+    // What a block of threads solves by itself, and many of those side by side, each to the bits of solve(). Callbacks of these
+    // come late, and several at a time.
+    bool (*is_small)(const CudaTransport& given, CudaPlace place);
+    void (*solve_small)(const CudaTransport* given, const TransportOptions* options, std::size_t count, TransportSolution* solutions,
+                        CudaPlace place);
     // The solution's error, cost and marginals anew from its f and g.
     void (*measure)(const CudaTransport& given, TransportSolution& solution, CudaPlace place);
     // Who gets it deletes it. narrow: sweeps of a float32 cost may be float32's.

@@ -11,19 +11,13 @@
 #include "cuda/copy.h"
 #include "ot/device_entry.h"
 #include "ot/device_passes.h"
+#include "ot/device_schedule.h"
 
 namespace raphson::cuda {
 namespace {
 
 constexpr int threads = 256;
-constexpr int sweeps_between_looks = 8;
-// The continuation of solve.cpp, by sweeps alone: reg falls by 4 a level, by 2 near the end of a long way.
-constexpr double first_reg = 0.05, coarse_factor = 0.25, fine_factor = 0.5, fine_below = 2e-4, level_goal = 1e-2;
-constexpr int level_sweeps = 32;
-constexpr double goal_share = 0.8;  // of the tolerance: what is returned is rounded, and measured after that
-// Where rounding is all that is left of the error: looks without progress in its neighbourhood.
-constexpr double near_floor = 20, narrow_floor = 5e-7;
-constexpr int patience_at_floor = 4;
+constexpr double narrow_floor = 5e-7;  // of float32's sweeps
 
 struct Facts {  // of the weights
     double mass, b_factor, least_column, shift;
@@ -143,12 +137,8 @@ public:
     void solve() {
         const bool started = options_.f != nullptr || options_.g != nullptr;
         if (options_.continuation && !started) {
-            std::vector<double> regs;
-            for (double reg = options_.reg; reg < first_reg * span_;) {
-                reg /= reg < fine_below * span_ ? fine_factor : coarse_factor;
-                regs.push_back(reg);
-            }
-            std::reverse(regs.begin(), regs.end());
+            std::vector<double> regs = regs_of(options_.reg, span_);
+            regs.pop_back();
             for (const double reg : regs) {
                 set_reg(reg);
                 if (reach(std::max(options_.tol, level_goal * mass_), level_sweeps)) return;
@@ -168,15 +158,7 @@ public:
                options_.reg, u_, psi_, f, g);
         measure(cost_, balance_, room_, u_, psi_, sums_, numbers_, numbers_ + 1, place_);
         const std::vector<double> found = read(numbers_, 2, place_, reading);
-        Status status = status_;
-        if (found[0] <= options_.tol && status != Status::stopped) {
-            status = Status::converged;
-        } else if (!std::isfinite(found[0])) {
-            status = Status::breakdown;
-        } else if (status == Status::converged) {
-            status = Status::precision_floor;
-        }
-        return {status, iterations_, found[0], found[1], sums_, std::move(history_)};
+        return {end_of(status_, found[0], options_.tol), iterations_, found[0], found[1], sums_, std::move(history_)};
     }
 
 private:
@@ -246,7 +228,7 @@ private:
             status_ = Status::breakdown;
             return true;
         }
-        if (error < 0.9 * best_) {
+        if (error < progress * best_) {
             best_ = error;
             idle_ = 0;
         } else if (error < near_floor * floor_ && ++idle_ > patience_at_floor) {
