@@ -62,9 +62,16 @@ def test_is_backward_stable(cond, method):
 
 
 def test_the_method_that_runs(rng):
-    for m, n, method in [(100, 10, "direct"), (3000, 200, "direct"), (4000, 200, "sketch"), (150, 200, "direct")]:
-        a, b = rng.standard_normal((m, n)), rng.standard_normal(m)
+    for m, n, cond, method in [
+        (100, 10, 10, "direct"),
+        (3000, 200, 1e8, "direct"),
+        (4000, 200, 1e8, "sketch"),
+        (4000, 200, 1e3, "gram"),
+    ]:
+        a, b, _ = problem(m, n, cond)
         assert lstsq(device.put(a), device.put(b)).method == method
+    a, b = rng.standard_normal((150, 200)), rng.standard_normal(150)
+    assert lstsq(device.put(a), device.put(b)).method == "direct"
 
 
 @pytest.mark.parametrize("method", [*METHODS, "cg"])

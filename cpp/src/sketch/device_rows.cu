@@ -192,6 +192,10 @@ public:
         const DeviceGuard guard(place_.device);
         Scratch scratch(place_);
         const DenseRows thin{a_.data, a_.type, ceil_div(a_.rows, apart), a_.cols, a_.ld * apart};
+        if (root == nullptr) {
+            gram_to_host(thin, nullptr, border, out, scratch);
+            return static_cast<double>(thin.rows) / static_cast<double>(a_.rows);
+        }
         auto* const picked = scratch.take_array<double>(thin.rows);
         auto* const weights = scratch.take_array<double>(2);
         copy({const_cast<double*>(root), DType::float64, thin.rows, 1, apart, 1}, contiguous(picked, DType::float64, thin.rows, 1), place_);
