@@ -43,8 +43,8 @@ class LstsqResult:
     rank : int
         Singular values that were kept.
     cond : float
-        Condition number of A (with the ridge, without what was cut), within 10 %; from a sketch within its distortion,
-        about 30 %. NaN for ``method="cg"``.
+        Condition number of A (with the ridge, without what was cut), by power iterations; from a sketch within its
+        distortion, about 30 %. NaN for ``method="cg"``.
     iterations, sweeps : int
         Steps of the iteration, and reads of A.
     converged, status : bool, str
@@ -132,14 +132,15 @@ def lstsq(
 
     Notes
     -----
-    Gram: m n² flops (CSR: the squares of the rows' lengths), n³/3, and 3 to 7 reads of A for up to 16 columns of b at
-    once, at 4 flops an entry and a column. Sketch: 16 flops an entry of A, QR of the sketch 24 n³ flops, then about 30
-    reads of A a column of b at 4 flops an entry, A v and Aᵀ u in one. Direct: 2 m n² flops. Memory beyond A and b:
-    20 n² float64 (gram), 17 n² (sketch), 150 n² (direct); m < n: A twice.
+    Gram: m n² flops (CSR: the squares of the rows' lengths), n³/3, 4/3 n³ a column of b, and 3 to 7 reads of A for up
+    to 16 columns at once (CUDA: for each), at 4 flops an entry and a column. Sketch: 16 flops an entry of A, QR of the
+    sketch 24 n³ flops, then about 30 reads of A a column of b at 4 flops an entry, A v and Aᵀ u in one. Direct: 2 m n²
+    flops. Memory beyond A and b: 20 n² float64 (gram), 17 n² (sketch), 150 n² (direct); m < n: A twice.
 
-    CUDA: A and b stay on the device, the sketch (12 n × n float64) is factored on the host, and a read of A sends up
-    and takes back n numbers. ``"direct"`` and m < n copy A to the host by blocks, and so does ``"auto"`` up to 16 rows
-    a column or 2e7 flops. A whose squares leave the range of float64 (norms beyond 1e±70) is read from the host.
+    CUDA: A and b stay on the device, small matrices (a sketch: 12 n × n float64) are factored on the host, a read of
+    A sends up and takes back n numbers. ``"direct"`` and m < n copy A to the host by blocks, and so does ``"auto"`` up
+    to 16 rows a column or 2e7 flops where it does not take the Gram matrix. A whose squares leave the range of float64
+    (norms beyond 1e±70) is read from the host.
 
     Sources: Epperly, Meier and Nakatsukasa 2024 (SPIR, FOSSILS); Karlson and Waldén 1997 (backward error); Björck 1987
     (refinement of the seminormal equations).

@@ -174,6 +174,21 @@ def test_limits_are_said_of_each(rng):
         )
 
 
+def test_a_limit_that_a_level_ends_with(rng):
+    a, b, cost = problem(rng, 12, 15)
+    whole = solve(a, b, cost, 0.01, method="sinkhorn", tol=1e-9)
+    looks = 1 + int(
+        np.flatnonzero(np.diff(whole.history["reg"]))[0]
+    )  # at the first level: after 1, 3, 7, 15, 23, … sweeps
+    first = sum(min(2**k, 8) for k in range(looks))
+    for limit in (first - 1, first, first + 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", raphson.ConvergenceWarning)
+            cut = solve(a, b, cost, 0.01, method="sinkhorn", tol=1e-9, max_iter=limit)
+        assert (cut.status, cut.iterations) == ("max_iter", limit)
+        assert (cut.history["marginal_error"] > 0).all()
+
+
 def test_no_coupling_exists(rng):
     a, b, cost = stacked(rng, 2, 3, 3)
     a[1] = b[1] = np.array([0.5, 0.25, 0.25])

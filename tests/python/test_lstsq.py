@@ -131,8 +131,8 @@ def test_a_sample_saves_the_gram_matrix_of_bad_data():
 def test_a_sample_that_misleads_costs_time_only():
     rng = np.random.default_rng(4)
     # Evenly spaced rows say "well conditioned": the large ones between them repeat one direction.
-    a = rng.standard_normal((20_000, 60))
-    a[1::2] = 1e9 * rng.standard_normal((10_000, 1)) * rng.standard_normal(60)
+    a = rng.standard_normal((20_160, 60))  # every 84th row is looked at
+    a[1::2] = 1e9 * rng.standard_normal((10_080, 1)) * rng.standard_normal(60)
     # … and "rank 1", where all but a few rows are the same.
     same = np.ones((20_000, 60)) + 1e-13 * rng.standard_normal((20_000, 60))
     same[1::7] += rng.standard_normal((2857, 60))
@@ -142,6 +142,8 @@ def test_a_sample_that_misleads_costs_time_only():
         assert result.converged
         assert backward_error(data, b, result.x) <= 1e-15
         assert result.rank == 60
+        in_vain = 1 if data is a else 0
+        assert result.sweeps == lstsq(data, b, method="sketch").sweeps + in_vain
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -188,10 +190,28 @@ def test_the_gram_matrix_of_blocks_and_of_sparse_rows():
     csr = lstsq(thin, b)
     assert csr.method == "gram"
     np.testing.assert_allclose(csr.x, lstsq(thin.toarray(), b, method="direct").x, rtol=1e-12, atol=1e-14)
-    dense = sparse.csr_array(a)  # long rows: their squares would cost more than a sketch
-    wide = sparse.random(3000, 300, 0.9, format="csr", random_state=0)
-    assert lstsq(wide, b[:3000]).method == "direct"
-    np.testing.assert_allclose(lstsq(dense, b).x, expected, rtol=1e-12, atol=1e-14)
+    long = sparse.random(3000, 300, 0.9, format="csr", random_state=0)  # squares of rows would cost more than QR
+    assert lstsq(long, b[:3000]).method == "direct"
+    full = lstsq(sparse.csr_array(a), b)
+    assert full.method == "gram"
+    np.testing.assert_allclose(full.x, expected, rtol=1e-12, atol=1e-14)
+    many = sparse.random(60_000, 5000, 2e-3, format="csr", random_state=0)
+    assert lstsq(many, np.ones(60_000)).method == "cg"  # no Gram matrix of thousands of sparse columns
+
+
+def test_the_gram_matrix_where_it_is_asked_for():
+    a, b = random(20_160, 60)
+    a[::84, 3] = 0  # auto looks at these rows alone
+    assert lstsq(a, b).method == "sketch"
+    assert lstsq(a, b, method="gram").method == "gram"
+    wide = lstsq(a[:40, :], b[:40], method="gram")  # AᵀA is singular: not even formed
+    assert (wide.method, wide.converged, wide.rank) == ("direct", True, 40)
+    ridged = lstsq(a[:40, :], b[:40], ridge=1.0, method="gram")
+    assert ridged.method == "gram"
+    np.testing.assert_allclose(ridged.x, lstsq(a[:40, :], b[:40], ridge=1.0).x, rtol=1e-11)
+    for shape, k in (((30, 0), None), ((30, 3), 0)):
+        empty = lstsq(np.ones(shape), np.ones(30) if k is None else np.ones((30, k)), method="gram")
+        assert empty.x.size == 0
 
 
 def test_a_tolerance_beyond_the_gram_matrix_goes_on():

@@ -183,14 +183,15 @@ void orthogonalize(const OrthogonalizeItem* items, std::size_t count, const Orth
         const OrthogonalizeItem& item = items[i];
         if (item.x.rows() == 0 || item.x.cols() == 0 || item.x.count() == 0) continue;
         const DeviceBatch x(item.x, item.plan->transposed), out(item.out, item.plan->transposed);
-        const auto fits = [&](Small& one) { return alike(*one.plan, *item.plan) && one.arrays.add(x, out); };
-        auto found = std::find_if(small.rbegin(), small.rend(), fits);  // from the last on: those before may be full
-        if (found == small.rend()) {
+        bool taken = false;
+        for (auto one = small.rbegin(); one != small.rend() && !taken; ++one) {  // from the last on: those before may be full
+            taken = alike(*one->plan, *item.plan) && one->arrays.add(x, out);
+            if (taken) one->items.push_back(&item);
+        }
+        if (!taken) {
             small.push_back({item.plan, ResidentArrays(x, out), {}});
             small.back().arrays.add(x, out);
             small.back().items.push_back(&item);
-        } else {
-            found->items.push_back(&item);
         }
     }
     std::vector<Group> groups;

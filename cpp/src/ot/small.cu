@@ -273,6 +273,11 @@ __global__ void __launch_bounds__(threads) small_kernel(Small* problems, int mos
             p.over = 1;
             continue;
         }
+        if (p.iterations >= p.max_iter) {  // a level that ended with the last sweep
+            p.status = Status::max_iter;
+            p.over = 1;
+            continue;
+        }
         ++p.level;
         p.done = p.idle = 0;
         p.batch = 1;

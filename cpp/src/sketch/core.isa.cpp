@@ -75,7 +75,7 @@ void svd(const double* r, int64_t ld, int64_t n, double* u, double* s, double* v
 }
 
 constexpr int64_t exact_limit = 16;
-constexpr int least_power_steps = 6, power_steps = 40;
+constexpr int least_power_steps = 10, power_steps = 40;
 constexpr double settled = 1e-3;  // relative change in a step, after which an estimate good to a few percent goes on as it is
 
 double length(int64_t n, const double* x) { return std::sqrt(dot(n, x, x)); }

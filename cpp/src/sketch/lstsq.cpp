@@ -21,7 +21,6 @@ constexpr int64_t sketch_factor = 12;     // rows of a sketch a column of A
 constexpr int64_t direct_factor = 40;     // up to so many rows a column, QR of A itself is cheaper
 constexpr int64_t device_direct_factor = 16;  // the same for rows that must visit the host for it; a guess
 constexpr double direct_flops = 2e7;      // and up to so many flops
-constexpr int64_t widest_sparse = 4096;   // columns of a compressed matrix whose triangle is formed
 constexpr int sketch_nnz = 8;
 constexpr int most_refinements = 6;
 
@@ -33,10 +32,6 @@ LstsqMethod direct_or_sketch(const RowSource& a, int64_t factor) {
 
 bool automatic(const LstsqOptions& options) {
     return options.method == LstsqMethod::automatic || options.method == LstsqMethod::gram;
-}
-
-bool gram_first(const RowSource& a, const LstsqOptions& options) {
-    return options.method == LstsqMethod::gram || (options.method == LstsqMethod::automatic && gram_pays(a));
 }
 
 double tolerance(DType precision, const LstsqOptions& options) {
@@ -99,11 +94,13 @@ LstsqResult Solver::run() {
     if ((method == LstsqMethod::sketch || method == LstsqMethod::fossils) && a_.rows < 2 * n_) method = LstsqMethod::direct;
     result_.method = method;
     if (n_ == 0 || k_ == 0) return result_;
-    if (gram_first(a_, options_)) {
+    if (gram_first(a_, k_, options_)) {
         if (const auto found = lstsq_by_gram(passes_, a_, k_, precision_, options_, tol_, result_.sweeps)) return *found;
     }
     if (method == LstsqMethod::direct && a_.rows < n_) {
-        return lstsq_wide(a_, b_, k_, precision_, options_, tol_, as_it_is_);
+        LstsqResult wide = lstsq_wide(a_, b_, k_, precision_, options_, tol_, as_it_is_);
+        wide.sweeps += result_.sweeps;
+        return wide;
     }
     if (method == LstsqMethod::cg) {
         scale_columns();
@@ -389,20 +386,24 @@ LstsqResult lstsq_on_device(CudaRows& a, const CudaView& b, DType precision, con
     LstsqOptions there = options;
     if (automatic(options)) there.method = direct_or_sketch(visits, device_direct_factor);
     const bool visit = there.method == LstsqMethod::direct || (there.method != LstsqMethod::cg && visits.rows < 2 * visits.cols);
+    int sweeps = 0;  // of attempts
+    const auto finish = [&](LstsqResult result) {
+        result.sweeps += sweeps;
+        return result;
+    };
     try {
         if (!std::isfinite(size)) throw NotFinite("lstsq: b has NaN or Inf");
-        if (gram_first(visits, options) && !out_of_range(size)) {
-            int sweeps = 0;
+        if (gram_first(visits, b.columns, options) && !out_of_range(size)) {
             const double tol = tolerance(precision, options);
             if (const auto found = lstsq_by_gram(passes, visits, b.columns, precision, options, tol, sweeps)) return *found;
         }
         if (!visit && !out_of_range(size)) {
             try {
-                return Solver(passes, visits, nullptr, b.columns, precision, there, false).run();
+                return finish(Solver(passes, visits, nullptr, b.columns, precision, there, false).run());
             } catch (const OutOfRange&) {
             }
         }
-        return lstsq(visits, passes.on_host().data(), b.columns, precision, there);
+        return finish(lstsq(visits, passes.on_host().data(), b.columns, precision, there));
     } catch (const NotFinite&) {
         return of_nans(visits.cols, b.columns, there.method);
     }

@@ -103,8 +103,7 @@ bool Refinement::run(int64_t first, int64_t count, LstsqResult& result) {
     norms_.assign(static_cast<std::size_t>(count), 0.0);
     Vector errors(norms_.size(), std::numeric_limits<double>::infinity());
     for (int pass = 0;; ++pass) {
-        passes_.residuals(first, count, x_.data(), z_.data(), norms_.data());
-        ++result.sweeps;
+        result.sweeps += passes_.residuals(first, count, x_.data(), z_.data(), norms_.data());
         bool all = pass > 0, hopeless = pass == most_steps;
         for (int64_t c = 0; c < count; ++c) {
             if (!std::isfinite(norms_[c])) throw NotFinite("lstsq: b has NaN or Inf");
@@ -130,9 +129,7 @@ bool Refinement::run(int64_t first, int64_t count, LstsqResult& result) {
     }
 }
 
-}  // namespace
-
-bool gram_pays(const RowSource& a) {
+bool pays(const RowSource& a) {
     const double m = static_cast<double>(a.rows), n = static_cast<double>(a.cols);
     if (a.rows < least_rows * a.cols) return false;
     if (a.whole == nullptr || a.whole->starts == nullptr) {
@@ -140,7 +137,15 @@ bool gram_pays(const RowSource& a) {
     }
     double updates = n * n;
     for (int64_t i = 0; i < a.rows; ++i) updates += squared(static_cast<double>(a.whole->starts[i + 1] - a.whole->starts[i]));
-    return updates < sparse_updates * static_cast<double>(a.whole->size());
+    return a.cols <= widest_sparse && updates < sparse_updates * static_cast<double>(a.whole->size());
+}
+
+}  // namespace
+
+bool gram_first(const RowSource& a, int64_t k, const LstsqOptions& options) {
+    if (a.cols == 0 || k == 0) return false;
+    if (options.method == LstsqMethod::gram) return a.rows >= a.cols || options.ridge > 0;
+    return options.method == LstsqMethod::automatic && pays(a);
 }
 
 std::optional<LstsqResult> lstsq_by_gram(const LstsqRows& passes, const RowSource& a, int64_t k, DType precision,
@@ -149,7 +154,8 @@ std::optional<LstsqResult> lstsq_by_gram(const LstsqRows& passes, const RowSourc
     Vector gram(static_cast<std::size_t>(n * n)), length;
     Triangle triangle(n, 0);
     const int64_t apart = a.rows / std::max<int64_t>(1, sampled_rows * n);
-    if (apart * sampled_rows >= worth_a_sample && passes.thinned_gram(apart, gram.data())) {
+    const bool look = options.method == LstsqMethod::automatic && apart * sampled_rows >= worth_a_sample;
+    if (look && passes.thinned_gram(apart, gram.data())) {
         // The share of the ridge that these rows would have.
         if (!factor(gram, n, options.ridge / static_cast<double>(apart), length)) return std::nullopt;
     }

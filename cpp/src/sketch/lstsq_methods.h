@@ -16,8 +16,11 @@ inline void check_range(double frobenius, bool as_it_is) {
     if (!as_it_is && !(frobenius > 1e-70 && frobenius < 1e70)) throw OutOfRange();
 }
 
-// Whether the Cholesky factor of AᵀA is expected to be the fastest way, by the shape alone.
-bool gram_pays(const RowSource& a);
+constexpr std::int64_t widest_sparse = 4096;  // columns of a compressed matrix whose triangle is formed
+
+// Whether the Cholesky factor of AᵀA is to be tried: where it was asked for and can exist, or is expected to be the fastest
+// way, by the shape alone.
+bool gram_first(const RowSource& a, std::int64_t k, const LstsqOptions& options);
 
 // Nothing where A's condition, range or rank is beyond it, or where it does not reach tol: other methods are asked then.
 // sweeps counts the reads of A that this took.

@@ -19,7 +19,7 @@ double HostLstsqRows::residual(int64_t column, const double* x, double* z) const
     return norm;
 }
 
-void HostLstsqRows::residuals(int64_t first, int64_t count, const double* x, double* z, double* norms) const {
+int HostLstsqRows::residuals(int64_t first, int64_t count, const double* x, double* z, double* norms) const {
     Sweep what;
     what.v = x;
     what.in = what.outs = what.sums = static_cast<int>(count);
@@ -36,6 +36,7 @@ void HostLstsqRows::residuals(int64_t first, int64_t count, const double* x, dou
         }
     });
     for (int64_t c = 0; c < count; ++c) norms[c] = std::sqrt(squares[c]);
+    return 1;
 }
 
 void HostLstsqRows::normal(const double* q, double* w) const {
@@ -82,9 +83,10 @@ double DeviceLstsqRows::residual(int64_t column, const double* x, double* z) con
     return std::sqrt(2 * totals[0]);
 }
 
-void DeviceLstsqRows::residuals(int64_t first, int64_t count, const double* x, double* z, double* norms) const {
+int DeviceLstsqRows::residuals(int64_t first, int64_t count, const double* x, double* z, double* norms) const {
     const int64_t n = a_.shape().cols;
     for (int64_t c = 0; c < count; ++c) norms[c] = residual(first + c, x + c * n, z + c * n);
+    return static_cast<int>(count);
 }
 
 void DeviceLstsqRows::normal(const double* q, double* w) const {

@@ -16,8 +16,8 @@ public:
 
     // z = Aᵀ(b − A x) for a column of b, in one read; gives ‖b − A x‖.
     virtual double residual(std::int64_t column, const double* x, double* z) const = 0;
-    // The same for `count` columns from `first` on, x and z count × columns of A.
-    virtual void residuals(std::int64_t first, std::int64_t count, const double* x, double* z, double* norms) const = 0;
+    // The same for `count` columns from `first` on, x and z count × columns of A; gives the reads that took.
+    virtual int residuals(std::int64_t first, std::int64_t count, const double* x, double* z, double* norms) const = 0;
     virtual void normal(const double* q, double* w) const = 0;  // w = AᵀA q in one read
     // S A (s.rows × columns of A) and S b (s.rows × k).
     virtual void sketch(const RowSketch& s, double* a, double* b) const = 0;
@@ -31,7 +31,7 @@ class HostLstsqRows final : public LstsqRows {
 public:
     HostLstsqRows(const RowSource& a, const double* b, std::int64_t k) : a_(a), b_(b), k_(k) {}
     double residual(std::int64_t column, const double* x, double* z) const override;
-    void residuals(std::int64_t first, std::int64_t count, const double* x, double* z, double* norms) const override;
+    int residuals(std::int64_t first, std::int64_t count, const double* x, double* z, double* norms) const override;
     void normal(const double* q, double* w) const override;
     void sketch(const RowSketch& s, double* a, double* b) const override;
     void squares(double* diagonal) const override;
@@ -49,7 +49,7 @@ class DeviceLstsqRows final : public LstsqRows {
 public:
     DeviceLstsqRows(CudaRows& a, const CudaView& b) : a_(a), b_(b), columns_(a.columns(b)) {}
     double residual(std::int64_t column, const double* x, double* z) const override;
-    void residuals(std::int64_t first, std::int64_t count, const double* x, double* z, double* norms) const override;
+    int residuals(std::int64_t first, std::int64_t count, const double* x, double* z, double* norms) const override;
     void normal(const double* q, double* w) const override;
     void sketch(const RowSketch& s, double* a, double* b) const override;
     void squares(double* diagonal) const override;
