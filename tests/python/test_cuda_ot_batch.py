@@ -177,9 +177,7 @@ def test_limits_are_said_of_each(rng):
 def test_a_limit_that_a_level_ends_with(rng):
     a, b, cost = problem(rng, 12, 15)
     whole = solve(a, b, cost, 0.01, method="sinkhorn", tol=1e-9)
-    looks = 1 + int(
-        np.flatnonzero(np.diff(whole.history["reg"]))[0]
-    )  # after 1, 3, 7, 15, 23, … sweeps
+    looks = 1 + int(np.flatnonzero(np.diff(whole.history["reg"]))[0])  # after 1, 3, 7, 15, 23, … sweeps
     first = sum(min(2**k, 8) for k in range(looks))
     for limit in (first - 1, first, first + 1):
         with warnings.catch_warnings():
