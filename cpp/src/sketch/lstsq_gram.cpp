@@ -32,11 +32,14 @@ constexpr int most_steps = 8;
 double squared(double x) { return x * x; }
 
 // A Gram matrix (n×n) with a ridge becomes its Cholesky factor, of columns at norm 1, whose lengths are set aside. False where
-// a square is out of range, or where a pivot is so small that the condition is certainly beyond the method.
-bool factor(Vector& gram, int64_t n, double ridge, Vector& length) {
+// a square is out of range, or where a pivot is so small that the condition is certainly beyond the method. A column that a
+// sample has nothing of says nothing.
+bool factor(Vector& gram, int64_t n, double ridge, bool of_a_sample, Vector& length) {
     length.resize(static_cast<std::size_t>(n));
     for (int64_t j = 0; j < n; ++j) {
-        const double square = gram[j * n + j] + ridge;
+        double& square = gram[j * n + j];
+        square += ridge;
+        if (square == 0 && of_a_sample) square = 1;
         if (!(square > 1e-140 && square < 1e140)) return false;
         length[j] = std::sqrt(square);
     }
@@ -157,11 +160,11 @@ std::optional<LstsqResult> lstsq_by_gram(const LstsqRows& passes, const RowSourc
     const bool look = options.method == LstsqMethod::automatic && apart * sampled_rows >= worth_a_sample;
     if (look && passes.thinned_gram(apart, gram.data())) {
         // The share of the ridge that these rows would have.
-        if (!factor(gram, n, options.ridge / static_cast<double>(apart), length)) return std::nullopt;
+        if (!factor(gram, n, options.ridge / static_cast<double>(apart), true, length)) return std::nullopt;
     }
     passes.gram(gram.data());
     ++sweeps;
-    if (!factor(gram, n, options.ridge, length) || !accept(gram, length, n, options.rcond, triangle)) return std::nullopt;
+    if (!factor(gram, n, options.ridge, false, length) || !accept(gram, length, n, options.rcond, triangle)) return std::nullopt;
     LstsqResult result;
     result.method = LstsqMethod::gram;
     result.rank = n;
