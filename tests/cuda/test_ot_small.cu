@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -115,10 +114,16 @@ TEST_CASE("cuda small transport: problems of mixed shapes are what they are alon
 }
 
 TEST_CASE("cuda small transport: level by level and look by look as the driver of larger problems") {
-    using Case = std::tuple<double, double, bool, int>;
+    struct Case {
+        double reg, rho;
+        bool started;
+        int most;
+    };
     constexpr int all = 10000;
-    for (const auto& [reg, rho, started, most] : {Case{0.3, infinity, false, all}, Case{0.004, infinity, false, all},
-                                                  Case{0.01, 0.6, false, all}, Case{0.02, infinity, true, all}, Case{0.001, infinity, false, 5}}) {
+    for (const Case& the : {Case{0.3, infinity, false, all}, Case{0.004, infinity, false, all}, Case{0.01, 0.6, false, all},
+                            Case{0.02, infinity, true, all}, Case{0.001, infinity, false, 5}}) {
+        const double reg = the.reg, rho = the.rho;
+        const bool started = the.started;
         CAPTURE(reg);
         Scratch scratch(here);
         Problem p = random_problem<double>(14, 11, reg, 5);
@@ -132,6 +137,7 @@ TEST_CASE("cuda small transport: level by level and look by look as the driver o
         options.reg = p.reg;
         options.rho_a = p.rho_a;
         options.rho_b = p.rho_b;
+        one.options.max_iter = options.max_iter = the.most;
         if (started) {
             one.options.f = f.data();
             one.options.g = g.data();
