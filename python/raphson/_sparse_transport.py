@@ -65,6 +65,7 @@ class SparseTransportResult:
     cost: Any
     objective: Any
     dual_objective: Any
+    dual_bound: Any
     duality_gap: Any
     history: npt.NDArray[np.void]
     row_marginal: Any
@@ -198,6 +199,7 @@ def solve_sparse(
         cost=back(linear, like),
         objective=back(linear + square, like),
         dual_objective=back(dual, like),
+        dual_bound=back(max(found["bound"], dual), like),
         duality_gap=back(linear + square - dual, like),
         history=np.array([(s, e, t, r) for s, e, r, t in found["history"]], dtype=HISTORY),
         row_marginal=back(np.bincount(rows, values, minlength=n), like),

@@ -10,6 +10,7 @@ namespace {
 
 constexpr double level_factor = 4, level_goal = 1e-4;  // reg falls by the factor; levels between are solved to the goal
 constexpr double widest = 0.1, first_scale = 0.05;     // of the cost's range: bounds of the smoothing
+constexpr double ease_first = 0.25, ease_restart = 0.01, ease_factor = 0.1, ease_last = 1e-7, ease_goal = 1e-4;
 constexpr int level_steps = 150, trials = 14, patience = 10;
 
 class QuadraticRun {
@@ -34,27 +35,57 @@ public:
             while (regs.back() * level_factor * share_ < span_) regs.push_back(regs.back() * level_factor);
         }
         double delta = first_scale * span_;
-        // With a cardinality the way to it is the smooth problem's, whose solution is where the search for the kinks begins.
-        if (level_.constrained() && options_.g == nullptr) regs.insert(regs.begin(), problem_.reg);
+        const bool limited = level_.constrained();
+        level_.constrain(false);
         for (std::size_t k = regs.size(); k-- > 0 && !over_;) {
+            if (limited && options_.g != nullptr) break;
             level_.reg = regs[k];
-            last_ = k == 0;
-            level_.constrain(last_);
+            last_ = k == 0 && !limited;
             if (k + 1 < regs.size() || options_.g != nullptr) {
                 delta = std::min(first_scale * span_, regs[k] * share_ / (k + 1 < regs.size() ? level_factor : 1));
             }
-            reach(k == 0 ? 0.9 * options_.tol : std::max(level_goal * mass_, options_.tol), k == 0 ? options_.max_iter : level_steps, delta);
+            const double goal = k == 0 ? 0.9 * options_.tol : std::max(level_goal * mass_, options_.tol);
+            reach(goal, last_ ? options_.max_iter : level_steps, delta);
         }
+        if (limited && !over_) tighten();
         return finish();
     }
 
 private:
+    // The limit, eased less and less. Where it does not bind in the end, plans of the hull are plans.
+    void tighten() {
+        level_.constrain(true);
+        level_.reg = problem_.reg;
+        const double first = options_.g != nullptr ? ease_restart : ease_first;
+        for (double ease = first;; ease *= ease_factor) {
+            level_.ease = ease = std::max(ease, ease_last);
+            last_ = ease <= ease_last;
+            reach(last_ ? 0.9 * options_.tol : std::max(ease_goal * mass_, options_.tol), last_ ? options_.max_iter : level_steps,
+                  std::min(first_scale * span_, level_.reg * share_ * ease));
+            note_bound();
+            if (last_ || over_) break;
+        }
+        const bool proven = solution_.status == Status::converged;
+        if (proven && level_.hard_error > 10 * options_.tol) solution_.status = Status::stalled;
+    }
+
+    // Of the dual's maximum, from the plan at hand: what its marginals lack costs at most half the potentials' range.
+    void note_bound() {
+        double low = std::numeric_limits<double>::infinity(), high = -low;
+        for (std::int64_t j = 0; j < problem_.m; ++j) {
+            if (!(problem_.b[j] > 0)) continue;
+            low = std::min(low, level_.g[j]);
+            high = std::max(high, level_.g[j]);
+        }
+        solution_.bound = std::min(solution_.bound, level_.cost + level_.penalty + level_.error * std::max(high - low, span_));
+    }
+
     bool pass() {  // true when the run is over
         level_.pass();
         level_.lift();
         ++solution_.iterations;
         const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start_;
-        solution_.history.push_back({TransportStage::newton, level_.error, level_.reg, seconds.count()});
+        solution_.history.push_back({TransportStage::newton, level_.hard_error, level_.reg, seconds.count()});
         if (options_.callback && options_.callback(solution_.history.back(), solution_.iterations)) {
             solution_.status = Status::stopped;
             return over_ = true;
@@ -63,8 +94,10 @@ private:
             solution_.status = Status::breakdown;
             return over_ = true;
         }
-        if (last_ && (best_error_ < 0 || level_.error < best_error_)) {
-            best_error_ = level_.error;
+        // with a limit the best is where the dual is highest, else where the plan fits best
+        const double rank = level_.ease > 0 ? level_.hard_value : level_.error;
+        if ((last_ || level_.ease > 0) && (best_g_.empty() || rank < best_)) {
+            best_ = rank;
             best_g_ = level_.g;
         }
         if (solution_.iterations >= options_.max_iter && !(last_ && level_.error <= options_.tol)) {
@@ -84,8 +117,10 @@ private:
         int idle = 0;
         double lowest = level_.error;
         for (int step = 0; step < steps; ++step) {
-            if (level_.error <= goal) {
-                if (last_) solution_.status = Status::converged;
+            const bool fits = level_.ease > 0 && level_.hard_error <= 0.9 * options_.tol;
+            over_ = fits;
+            if (level_.error <= goal || fits) {
+                if (last_ || fits) solution_.status = Status::converged;
                 return;
             }
             const bool at_floor = level_.error < 10 * floor();
@@ -193,15 +228,22 @@ private:
 
     QuadraticSolution finish() {
         level_.reg = problem_.reg;
-        level_.constrain(true);
-        if (best_error_ >= 0 && best_error_ < level_.error) level_.g = best_g_;
+        const bool limited = level_.constrained();
+        level_.constrain(limited);
+        if (!best_g_.empty() && (limited || best_ < level_.error)) level_.g = best_g_;
+        level_.ease = 0;
         level_.pass();
         const std::vector<double> shift =
             gauge_shifts(problem_, [&](std::int64_t i) { return level_.f[i]; }, [&](std::int64_t j) { return level_.g[j]; });
         for (std::int64_t j = 0; j < problem_.m; ++j) {
             if (problem_.b[j] > 0) level_.g[j] -= shift[problem_.column_part(j)];
         }
-        level_.pass(&solution_.plan);
+        if (limited) {
+            level_.settle(ease_last, solution_.plan);
+        } else {
+            level_.pass(&solution_.plan);
+            note_bound();
+        }
         solution_.f.assign(level_.f.begin(), level_.f.end());
         solution_.g.assign(level_.g.begin(), level_.g.begin() + problem_.m);
         double rows = 0;  // as returned
@@ -227,7 +269,7 @@ private:
     QuadraticLevel level_;
     QuadraticSolution solution_;
     std::vector<double> d_, best_g_;
-    double mass_ = 0, span_ = 0, largest_ = 0, share_ = 0, best_error_ = -1;
+    double mass_ = 0, span_ = 0, largest_ = 0, share_ = 0, best_ = 0;
     int failures_ = 0;
     bool over_ = false, last_ = false;
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
