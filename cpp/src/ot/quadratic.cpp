@@ -10,7 +10,8 @@ namespace {
 
 constexpr double level_factor = 4, level_goal = 1e-4;  // reg falls by the factor; levels between are solved to the goal
 constexpr double widest = 0.1, first_scale = 0.05;     // of the cost's range: bounds of the smoothing
-constexpr double ease_first = 0.25, ease_restart = 0.01, ease_factor = 0.1, ease_last = 1e-7, ease_goal = 1e-4;
+constexpr double ease_first = 0.25, ease_restart = 0.01, ease_factor = 0.1, ease_last = 1e-6, ease_goal = 1e-7;
+constexpr int ease_steps = 40;
 constexpr int level_steps = 150, trials = 14, patience = 10;
 
 class QuadraticRun {
@@ -56,14 +57,28 @@ private:
     void tighten() {
         level_.constrain(true);
         level_.reg = problem_.reg;
-        const double first = options_.g != nullptr ? ease_restart : ease_first;
-        for (double ease = first;; ease *= ease_factor) {
-            level_.ease = ease = std::max(ease, ease_last);
-            last_ = ease <= ease_last;
-            reach(last_ ? 0.9 * options_.tol : std::max(ease_goal * mass_, options_.tol), last_ ? options_.max_iter : level_steps,
+        std::vector<double> before, here;
+        double ease = options_.g != nullptr ? ease_restart : ease_first;
+        for (int k = 0; !over_; ++k, ease *= ease_factor) {
+            level_.ease = ease;
+            last_ = ease < ease_last / ease_factor;
+            reach(std::max(ease_goal * mass_, 0.9 * options_.tol), ease_steps,
                   std::min(first_scale * span_, level_.reg * share_ * ease));
             note_bound();
-            if (last_ || over_) break;
+            if (getenv("DBG")) fprintf(stderr, "DBG ease %.1e error %.2e hard_error %.2e dual %.10g hard %.10g bound %.10g passes %d floor %.1e\n", ease, level_.error, level_.hard_error, -level_.value, -level_.hard_value, solution_.bound, solution_.iterations, floor());
+            if (solution_.status == Status::stopped || level_.hard_error <= options_.tol) break;
+            // Once it is settled who ties, potentials are smooth in the ease.
+            std::swap(before, here);
+            here = level_.g;
+            for (std::int64_t j = 0; k > 1 && j < problem_.m; ++j) {
+                const double ahead = last_ ? ease_factor / (1 - ease_factor) : ease_factor;
+                if (problem_.b[j] > 0) level_.g[j] += ahead * (here[j] - before[j]);
+            }
+            if (last_) {
+                over_ = false;
+                pass();
+                over_ = true;
+            }
         }
         const bool proven = solution_.status == Status::converged;
         if (proven && level_.hard_error > 10 * options_.tol) solution_.status = Status::stalled;
@@ -119,7 +134,8 @@ private:
         for (int step = 0; step < steps; ++step) {
             const bool fits = level_.ease > 0 && level_.hard_error <= 0.9 * options_.tol;
             over_ = fits;
-            if (level_.error <= goal || fits) {
+            const bool tied = level_.hard_error > 10 * level_.error;
+            if (level_.error <= (level_.ease > 0 && !tied ? 0.9 * options_.tol : goal) || fits) {
                 if (last_ || fits) solution_.status = Status::converged;
                 return;
             }
@@ -127,7 +143,7 @@ private:
             if (level_.error < 0.9 * lowest) {
                 lowest = level_.error;
                 idle = 0;
-            } else if (++idle > (at_floor ? 3 : 4 * patience)) {
+            } else if (++idle > (at_floor ? 3 : level_.ease > 0 ? patience : 4 * patience)) {
                 break;
             }
             const int taken = newton_step(goal, delta);
