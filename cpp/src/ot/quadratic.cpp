@@ -12,6 +12,9 @@ constexpr double level_factor = 4, level_goal = 1e-4;  // reg falls by the facto
 constexpr double widest = 0.1, first_scale = 0.05;     // of the cost's range: bounds of the smoothing
 constexpr double ease_first = 0.25, ease_restart = 0.01, ease_factor = 0.1, ease_last = 1e-6, ease_goal = 1e-7;
 constexpr int ease_steps = 40;
+constexpr double narrowest = 1e-12;         // of the largest cost: smoothing where the support is as good as known
+constexpr std::int64_t largest_enclosed = 1536;
+constexpr int most_enclosures = 3;
 constexpr int level_steps = 150, trials = 14, patience = 10;
 
 class QuadraticRun {
@@ -22,6 +25,7 @@ public:
         span_ = std::max(problem.highest_cost - problem.lowest_cost, 0.0);
         largest_ = std::max({std::abs(problem.highest_cost), std::abs(problem.lowest_cost), std::numeric_limits<double>::min()});
         if (!(span_ > 1e-12 * largest_)) span_ = 1e-12 * largest_;
+        width_ = 1e-4 * span_;
         share_ = mass_ / static_cast<double>(std::max(problem.n, problem.m));
         if (options.g != nullptr) {
             for (std::int64_t j = 0; j < problem.m; ++j) {
@@ -65,7 +69,6 @@ private:
             reach(std::max(ease_goal * mass_, 0.9 * options_.tol), ease_steps,
                   std::min(first_scale * span_, level_.reg * share_ * ease));
             note_bound();
-            if (getenv("DBG")) fprintf(stderr, "DBG ease %.1e error %.2e hard_error %.2e dual %.10g hard %.10g bound %.10g passes %d floor %.1e\n", ease, level_.error, level_.hard_error, -level_.value, -level_.hard_value, solution_.bound, solution_.iterations, floor());
             if (solution_.status == Status::stopped || level_.hard_error <= options_.tol) break;
             // Once it is settled who ties, potentials are smooth in the ease.
             std::swap(before, here);
@@ -132,32 +135,58 @@ private:
         int idle = 0;
         double lowest = level_.error;
         for (int step = 0; step < steps; ++step) {
-            const bool fits = level_.ease > 0 && level_.hard_error <= 0.9 * options_.tol;
-            over_ = fits;
-            const bool tied = level_.hard_error > 10 * level_.error;
-            if (level_.error <= (level_.ease > 0 && !tied ? 0.9 * options_.tol : goal) || fits) {
-                if (last_ || fits) solution_.status = Status::converged;
+            const bool eased = level_.ease > 0, tied = level_.hard_error > 10 * level_.error;
+            over_ = eased && level_.hard_error <= 0.9 * options_.tol;
+            if (over_ || level_.error <= (eased && !tied ? 0.9 * options_.tol : goal)) {
+                if (last_ || over_) solution_.status = Status::converged;
                 return;
             }
-            const bool at_floor = level_.error < 10 * floor();
-            if (level_.error < 0.9 * lowest) {
-                lowest = level_.error;
-                idle = 0;
-            } else if (++idle > (at_floor ? 3 : level_.ease > 0 ? patience : 4 * patience)) {
+            const bool at_floor = level_.error < 10 * floor(), may_enclose = last_ && !eased && !at_floor;
+            const int most_failures = at_floor ? 1 : patience, most_idle = at_floor ? 3 : eased ? patience : 4 * patience;
+            idle = level_.error < 0.9 * lowest ? 0 : idle + 1;
+            lowest = idle == 0 ? level_.error : lowest;
+            if (may_enclose && (idle % patience == patience - 1 || failures_ > patience) && enclose()) {
+                if (over_) return;
+                failures_ = 0;
+                delta = narrowest * largest_;
+            } else if (idle > most_idle || failures_ > most_failures) {
                 break;
+            } else {
+                const bool taken = newton_step(goal, delta);
+                if (over_) return;
+                failures_ = taken ? 0 : failures_ + 1;
             }
-            const int taken = newton_step(goal, delta);
-            if (over_) return;
-            failures_ = taken > 0 ? 0 : failures_ + 1;
-            if (failures_ > (at_floor ? 1 : patience)) break;
         }
         if (!last_) return;
         over_ = true;
         solution_.status = level_.error < 10 * floor() ? Status::precision_floor : Status::stalled;
     }
 
-    // One direction and the line search along it; the number of passes that brought progress, 0 for none.
-    int newton_step(double goal, double& delta) {
+    // The interior point method on pairs near the support, each time on more of them. True: a pass was made at what it found.
+    bool enclose() {
+        if (problem_.m > largest_enclosed || enclosures_ == most_enclosures) return false;
+        if (proves_infeasible(problem_, level_.f, {level_.g.begin(), level_.g.begin() + problem_.m})) return false;
+        const std::int64_t few = 4 * (problem_.n + problem_.m), most = std::max(16 * few, problem_.n * problem_.m / 8);
+        while (width_ < span_) {
+            const PairList pairs = level_.near(width_, most);
+            const auto count = static_cast<std::int64_t>(pairs.index.size());
+            if (count == 0) break;
+            width_ *= 8;
+            if (count < few && width_ < span_) continue;
+            ++enclosures_;
+            std::vector<double> f = level_.f, g(level_.g.begin(), level_.g.begin() + problem_.m);
+            const int steps = solve_on_pairs(pairs, problem_.a, problem_.b, level_.reg, 0.1 * options_.tol, f, g);
+            if (steps == 0) return false;
+            solution_.newton_iterations += steps;
+            std::copy(g.begin(), g.end(), level_.g.begin());
+            pass();
+            return true;
+        }
+        return false;
+    }
+
+    // One direction and the line search along it; true if it brought progress.
+    bool newton_step(double goal, double& delta) {
         const double error = level_.error, value = level_.value;
         const double forcing = std::clamp(0.3 * goal / error, std::min(3e-2, 0.3 * error / mass_), 0.1);
         const double narrow = 1e-14 * largest_;
@@ -167,7 +196,7 @@ private:
         for (;;) {
             while (!level_.direction(delta, forcing, d_)) {  // too many entries
                 wide = delta /= 4;
-                if (delta < narrow) return 0;
+                if (delta < narrow) return false;
             }
             slope = slope_of();
             // the model holds on the scale delta: a direction that goes far beyond asks for a wider one
@@ -181,7 +210,7 @@ private:
         slope = slope_of();
         if (!(slope > 0) || !std::isfinite(slope)) {
             delta = std::min(4 * delta, wide);
-            return 0;
+            return false;
         }
         const std::vector<double> start = level_.g;
         const double rounding = 1e-13 * std::abs(value) + 1e-15 * mass_ * largest_;
@@ -191,7 +220,7 @@ private:
             for (std::int64_t j = 0; j < problem_.m; ++j) {
                 if (problem_.b[j] > 0) level_.g[j] = start[j] + alpha * d_[j];
             }
-            if (pass()) return 0;
+            if (pass()) return false;
             const double now = slope_of();
             const bool risen = level_.value > value + rounding;
             if (level_.value < best_value) {
@@ -221,17 +250,17 @@ private:
                 for (std::int64_t j = 0; j < problem_.m; ++j) {
                     if (problem_.b[j] > 0) level_.g[j] = start[j] + alpha * d_[j];
                 }
-                if (pass()) return 0;
+                if (pass()) return false;
             }
             if (best_alpha == 0) {
                 delta = std::min(8 * delta, wide);
-                return 0;
+                return false;
             }
         }
         ++solution_.newton_iterations;
         const double moved = alpha * slope / error;
         delta = alpha > 1 ? std::max(moved, delta) : std::max(moved, 1e-3 * delta);
-        return 1;
+        return true;
     }
 
     double slope_of() const {
@@ -286,7 +315,8 @@ private:
     QuadraticSolution solution_;
     std::vector<double> d_, best_g_;
     double mass_ = 0, span_ = 0, largest_ = 0, share_ = 0, best_ = 0;
-    int failures_ = 0;
+    double width_ = 0;
+    int failures_ = 0, enclosures_ = 0;
     bool over_ = false, last_ = false;
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };

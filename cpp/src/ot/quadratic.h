@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ot/host_level.h"
+#include "ot/quadratic_interior.h"
 #include "ot/queries.h"
 #include "raphson/ot.h"
 
@@ -64,6 +65,8 @@ public:
     // support's indicator as delta → 0, an entropic plan at the temperature delta where that is wide beside reg·a.
     bool direction(double delta, double forcing, std::vector<double>& d);
     int cg_iterations = 0;
+    // Pairs whose v is at most `width` below the bar; at most `most`, else none.
+    PairList near(double width, std::int64_t most);
 
 private:
     struct Rows {  // of a block, with room for the candidates of one

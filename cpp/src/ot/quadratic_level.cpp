@@ -200,6 +200,38 @@ void QuadraticLevel::lift() {
     }
 }
 
+PairList QuadraticLevel::near(double width, std::int64_t most) {
+    for (Rows& rows : blocks_) {
+        rows.index.clear();
+        rows.value.clear();
+    }
+    const std::size_t fair = static_cast<std::size_t>(most);
+    tiles_.each_tile([&](const CostBlock& tile, std::int64_t first, std::int64_t block) {
+        Rows& rows = blocks_[block];
+        for (std::int64_t r = 0; r < tile.rows; ++r) {
+            const std::int64_t i = first + r;
+            if (problem_.a[i] > 0 && rows.index.size() <= fair) {
+                const std::int64_t count =
+                    kernels().ot.row_above(one_row(tile, r), g.data(), bar[i] - width, rows.candidate.data(), rows.v.data());
+                for (std::int64_t k = 0; k < count; ++k) {
+                    rows.index.push_back(rows.candidate[k]);
+                    rows.value.push_back(g[rows.candidate[k]] - rows.v[k]);
+                }
+            }
+            rows.row_end[i - tiles_.block_begin(block)] = static_cast<std::int64_t>(rows.index.size());
+        }
+    });
+    PairList pairs;
+    for (const Rows& rows : blocks_) {
+        const auto before = static_cast<std::int64_t>(pairs.index.size());
+        for (std::int64_t end : rows.row_end) pairs.row_end.push_back(before + end);
+        pairs.index.insert(pairs.index.end(), rows.index.begin(), rows.index.end());
+        pairs.cost.insert(pairs.cost.end(), rows.value.begin(), rows.value.end());
+    }
+    if (pairs.index.size() > fair) return {};
+    return pairs;
+}
+
 bool QuadraticLevel::collect(double delta) {
     const std::int64_t n = problem_.n, m = problem_.m;
     const auto cols = static_cast<std::size_t>(padded_);
