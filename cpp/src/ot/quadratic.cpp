@@ -12,7 +12,6 @@ constexpr double level_factor = 4, level_goal = 1e-4;  // reg falls by the facto
 constexpr double widest = 0.1, first_scale = 0.05;     // of the cost's range: bounds of the smoothing
 constexpr double ease_first = 0.25, ease_restart = 0.01, ease_factor = 0.1, ease_last = 1e-6, ease_goal = 1e-7;
 constexpr int ease_steps = 40;
-constexpr double narrowest = 1e-12;         // of the largest cost: smoothing where the support is as good as known
 constexpr std::int64_t largest_enclosed = 1536;
 constexpr int most_enclosures = 3;
 constexpr int level_steps = 150, trials = 14, patience = 10;
@@ -141,14 +140,14 @@ private:
                 if (last_ || over_) solution_.status = Status::converged;
                 return;
             }
-            const bool at_floor = level_.error < 10 * floor(), may_enclose = last_ && !eased && !at_floor;
+            const bool at_floor = level_.error < 10 * floor(), may_enclose = last_ && !eased && level_.error > floor();
             const int most_failures = at_floor ? 1 : patience, most_idle = at_floor ? 3 : eased ? patience : 4 * patience;
             idle = level_.error < 0.9 * lowest ? 0 : idle + 1;
             lowest = idle == 0 ? level_.error : lowest;
-            if (may_enclose && (idle % patience == patience - 1 || failures_ > patience) && enclose()) {
+            if (may_enclose && (idle % patience == patience - 1 || idle > most_idle || failures_ > most_failures) && enclose()) {
                 if (over_) return;
                 failures_ = 0;
-                delta = narrowest * largest_;
+                delta = 0;
             } else if (idle > most_idle || failures_ > most_failures) {
                 break;
             } else {
@@ -164,19 +163,20 @@ private:
 
     // The interior point method on pairs near the support, each time on more of them. True: a pass was made at what it found.
     bool enclose() {
-        if (problem_.m > largest_enclosed || enclosures_ == most_enclosures) return false;
+        if (problem_.m > largest_enclosed) return false;
         if (proves_infeasible(problem_, level_.f, {level_.g.begin(), level_.g.begin() + problem_.m})) return false;
         const std::int64_t few = 4 * (problem_.n + problem_.m), most = std::max(16 * few, problem_.n * problem_.m / 8);
-        while (width_ < span_) {
+        while (width_ < span_ && enclosures_ < most_enclosures) {
             const PairList pairs = level_.near(width_, most);
             const auto count = static_cast<std::int64_t>(pairs.index.size());
             if (count == 0) break;
             width_ *= 8;
-            if (count < few && width_ < span_) continue;
+            if ((count < few && width_ < span_) || count == enclosed_) continue;
+            enclosed_ = count;
             ++enclosures_;
             std::vector<double> f = level_.f, g(level_.g.begin(), level_.g.begin() + problem_.m);
             const int steps = solve_on_pairs(pairs, problem_.a, problem_.b, level_.reg, 0.1 * options_.tol, f, g);
-            if (steps == 0) return false;
+            if (steps == 0) continue;
             solution_.newton_iterations += steps;
             std::copy(g.begin(), g.end(), level_.g.begin());
             pass();
@@ -316,6 +316,7 @@ private:
     std::vector<double> d_, best_g_;
     double mass_ = 0, span_ = 0, largest_ = 0, share_ = 0, best_ = 0;
     double width_ = 0;
+    std::int64_t enclosed_ = 0;
     int failures_ = 0, enclosures_ = 0;
     bool over_ = false, last_ = false;
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();

@@ -36,7 +36,7 @@ public:
             poll_or_throw();
             const double gap = complementarity(), lack = residuals();
             if (!std::isfinite(gap) || !std::isfinite(lack)) return false;
-            if (lack <= tol && gap <= smallest) return true;
+            if (gap <= smallest) return lack <= tol;  // no more is to be had: pairs that the marginals need are missing
             if (steps > 30 && gap > 0.9 * last && lack <= tol) return true;  // as far as rounding lets it
             last = gap;
             if (!factor()) return lack <= tol && gap <= 1e3 * smallest;
@@ -72,9 +72,9 @@ private:
 
     // On the central path of the potentials at hand: s = μ/p = reg·p − (f + g − c), so that only marginals are off.
     void begin() {
-        double spread = 0;
-        each([&](std::int64_t i, std::int64_t k, std::int32_t j) { spread += std::abs(f[i] + g[j] - pairs_.cost[k]); });
-        const double count = static_cast<double>(p_.size()), mu = std::max(spread / count, 1e-300) * mass_ / count;
+        const auto [low, high] = std::minmax_element(pairs_.cost.begin(), pairs_.cost.end());
+        const double count = static_cast<double>(p_.size()), range = std::max(*high - *low, 1e-12 * std::abs(*high));
+        const double mu = std::max(range, 1e-300) * mass_ / count;
         each([&](std::int64_t i, std::int64_t k, std::int32_t j) {
             const double u = f[i] + g[j] - pairs_.cost[k], root = std::sqrt(u * u + 4 * reg_ * mu);
             p_[k] = u > 0 ? (u + root) / (2 * reg_) : 2 * mu / (root - u);
@@ -209,10 +209,13 @@ int solve_on_pairs(const PairList& pairs, const std::vector<double>& a, const st
                    std::vector<double>& f, std::vector<double>& g) {
     if (pairs.index.empty()) return 0;
     InteriorPoint method(pairs, a, b, reg, f, g);
-    double mass = 0, spread = 0;
-    for (double x : a) mass += x;
-    for (double c : pairs.cost) spread = std::max(spread, std::abs(c));
-    if (!method.run(tol, 1e-15 * mass * spread)) return 0;
+    // What ps has to be well below for an entry as small as the smallest weight to be told from the slack beside it.
+    double least = std::numeric_limits<double>::infinity();
+    for (const std::vector<double>* weights : {&a, &b}) {
+        for (double x : *weights) least = x > 0 ? std::min(least, x) : least;
+    }
+    const double gap = 1e-6 * reg * least * least * static_cast<double>(a.size() + b.size());
+    if (!method.run(tol, std::max(gap, 1e-200))) return 0;
     f = std::move(method.f);
     g = std::move(method.g);
     return method.steps;
