@@ -12,8 +12,8 @@ constexpr double level_factor = 4, level_goal = 1e-4;  // reg falls by the facto
 constexpr double widest = 0.1, first_scale = 0.05;     // of the cost's range: bounds of the smoothing
 constexpr double ease_first = 0.25, ease_restart = 0.01, ease_factor = 0.1, ease_last = 1e-6, ease_goal = 1e-7;
 constexpr int ease_steps = 40;
-constexpr std::int64_t largest_enclosed = 1536;
-constexpr int most_enclosures = 3;
+constexpr std::int64_t largest_enclosed = 1536, many_pairs = 100000;
+constexpr int most_enclosures = 4;
 constexpr int level_steps = 150, trials = 14, patience = 10;
 
 class QuadraticRun {
@@ -140,7 +140,7 @@ private:
                 if (last_ || over_) solution_.status = Status::converged;
                 return;
             }
-            const bool at_floor = level_.error < 10 * floor(), may_enclose = last_ && !eased && level_.error > floor();
+            const bool at_floor = level_.error < 10 * floor(), may_enclose = last_ && !eased && (level_.error > floor() || options_.tol > 1e-2 * floor());
             const int most_failures = at_floor ? 1 : patience, most_idle = at_floor ? 3 : eased ? patience : 4 * patience;
             idle = level_.error < 0.9 * lowest ? 0 : idle + 1;
             lowest = idle == 0 ? level_.error : lowest;
@@ -165,14 +165,17 @@ private:
     bool enclose() {
         if (problem_.m > largest_enclosed) return false;
         if (proves_infeasible(problem_, level_.f, {level_.g.begin(), level_.g.begin() + problem_.m})) return false;
-        const std::int64_t few = 4 * (problem_.n + problem_.m), most = std::max(16 * few, problem_.n * problem_.m / 8);
-        while (width_ < span_ && enclosures_ < most_enclosures) {
-            const PairList pairs = level_.near(width_, most);
-            const auto count = static_cast<std::int64_t>(pairs.index.size());
-            if (count == 0) break;
-            width_ *= 8;
-            if ((count < few && width_ < span_) || count == enclosed_) continue;
-            enclosed_ = count;
+        const std::int64_t few = 4 * (problem_.n + problem_.m), all = problem_.n * problem_.m;
+        const std::int64_t most = std::min(all, std::max({16 * few, all / 8, many_pairs}));
+        PairList pairs;
+        while (width_ < 3 * span_ && enclosures_ < most_enclosures) {
+            PairList more = level_.near(width_, most);
+            const auto count = static_cast<std::int64_t>(more.index.size());
+            width_ = count > 0 ? 4 * width_ : std::numeric_limits<double>::infinity();  // too many: then what there was
+            if (count > 0) pairs = std::move(more);
+            const auto held = static_cast<std::int64_t>(pairs.index.size());
+            if (held == enclosed_ || (held < std::max(few, 3 * enclosed_ / 2) && width_ < 3 * span_)) continue;
+            enclosed_ = held;
             ++enclosures_;
             std::vector<double> f = level_.f, g(level_.g.begin(), level_.g.begin() + problem_.m);
             const int steps = solve_on_pairs(pairs, problem_.a, problem_.b, level_.reg, 0.1 * options_.tol, f, g);
