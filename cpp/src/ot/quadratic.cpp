@@ -13,7 +13,7 @@ constexpr double widest = 0.1, first_scale = 0.05;     // of the cost's range: b
 constexpr double ease_first = 0.25, ease_restart = 0.01, ease_factor = 0.1, ease_last = 1e-6, ease_goal = 1e-7;
 constexpr int ease_steps = 40;
 constexpr std::int64_t largest_enclosed = 1536, many_pairs = 100000;
-constexpr int most_enclosures = 4;
+constexpr int most_enclosures = 4, enclose_after = 5;  // steps without progress
 constexpr int level_steps = 150, trials = 14, patience = 10;
 
 class QuadraticRun {
@@ -144,7 +144,7 @@ private:
             const int most_failures = at_floor ? 1 : patience, most_idle = at_floor ? 3 : eased ? patience : 4 * patience;
             idle = level_.error < 0.9 * lowest ? 0 : idle + 1;
             lowest = idle == 0 ? level_.error : lowest;
-            if (may_enclose && (idle % patience == patience - 1 || idle > most_idle || failures_ > most_failures) && enclose()) {
+            if (may_enclose && (idle % patience == enclose_after || idle > most_idle || failures_ > most_failures) && enclose()) {
                 if (over_) return;
                 failures_ = 0;
                 delta = 0;
