@@ -290,8 +290,8 @@ private:
             level_.settle(ease_last, solution_.plan);
         } else {
             level_.pass(&solution_.plan);
-            note_bound();
         }
+        note_bound();  // what has at most k entries is in the hull
         solution_.f.assign(level_.f.begin(), level_.f.end());
         solution_.g.assign(level_.g.begin(), level_.g.begin() + problem_.m);
         double rows = 0;  // as returned
@@ -330,7 +330,10 @@ private:
 QuadraticSolution solve_quadratic(const TransportProblem& problem, std::int64_t cardinality, const TransportOptions& options) {
     QuadraticSolution solution = QuadraticRun(problem, cardinality, options).solve();
     const bool stuck = solution.status == Status::stalled || solution.status == Status::max_iter;
-    if (stuck && proves_infeasible(problem, solution.f, solution.g)) solution.status = Status::infeasible;
+    if (stuck && proves_infeasible(problem, solution.f, solution.g)) {
+        solution.status = Status::infeasible;
+        solution.bound = std::numeric_limits<double>::infinity();  // the dual has no maximum
+    }
     return solution;
 }
 

@@ -191,6 +191,7 @@ void QuadraticLevel::settle(double tie, SparseResult& plan) {
         plan.row_end.push_back(static_cast<std::int64_t>(plan.index.size()));
     }
     entries = static_cast<std::int64_t>(plan.index.size());
+    penalty = 0.5 * reg * squares;
     for (std::int64_t j = 0; j < problem_.m; ++j) {
         if (!(problem_.b[j] > 0)) continue;
         error += std::abs(columns[j] - problem_.b[j]);
