@@ -48,14 +48,14 @@ class SparseTransportResult:
         ⟨P, C⟩ + reg/2·‖P‖², ⟨a, f⟩ + ⟨b, g⟩ − reg/2·‖P‖², their difference: of a plan whose marginals are off, as with
         a cardinality they may stay, it may be negative.
     dual_bound : float
-        The dual's maximum lies between ``dual_objective`` and this, measured: ⟨P, C⟩ + reg/2·‖P‖² of the plan, or of a
-        plan of the limited problem's convex hull (there Σ P²/ζ with 0 ≤ ζ ≤ 1 and Σζ ≤ k in every column takes the place
-        of ‖P‖²), plus what its marginals lack times the range of the potentials. +Inf where the problem is infeasible.
+        The dual's maximum lies between ``dual_objective`` and this, measured: ⟨P, C⟩ + reg/2·‖P‖² of the plan, or of
+        a plan of the limited problem's convex hull (there Σ P²/ζ with 0 ≤ ζ ≤ 1 and Σζ ≤ k in every column takes the
+        place of ‖P‖²), plus what its marginals lack times the range of the potentials. +Inf of an infeasible problem.
     nnz : int
         Entries of the plan that are not zero.
     history : structured array
-        One entry a pass: ``stage``, ``marginal_error``, ``seconds``, and ``reg`` of the continuation. With a cardinality
-        the error is that of the plan with at most so many entries, whose ties are not yet chosen to fit.
+        One entry a pass: ``stage``, ``marginal_error``, ``seconds``, and ``reg`` of the continuation. With a
+        cardinality the error is that of the plan with at most so many entries, whose ties are not yet chosen to fit.
     row_marginal, column_marginal : array (n,), (m,)
         P1 and Pᵀ1.
     """

@@ -413,10 +413,10 @@ def sparse_transport(
         ``reg_type="sparsity_constrained"``: the dual of that problem is maximised, which is concave with kinks. Columns
         then fit exactly; rows fit, and the plan is optimal, where no column's k-th and next candidates tie at the
         maximum. Where they do, as is usual when the constraint cuts deep, plans with at most k entries that the dual
-        leads to do not fit, and no tolerance can be reached: of the candidates that tie (to 1e-6 of their distance to the
-        column's threshold) those are kept that fit the rows best, ``status="stalled"``, ``marginal_error`` is that of the
-        plan, a warning is given, and ``dual_bound`` − ``dual_objective`` proves that the dual is solved. Transpose for
-        the rows.
+        leads to do not fit, and no tolerance can be reached: of the candidates that tie (to 1e-6 of what they exceed
+        the column's threshold by) those are kept that fit the rows best, ``status="stalled"``, ``marginal_error`` is
+        that of the plan, a warning is given, and ``dual_bound`` − ``dual_objective`` proves that the dual is solved.
+        Transpose for the rows.
     tol : float, optional
         Bound on ‖P1 − a‖₁ + ‖Pᵀ1 − b‖₁; None: 1e-9, and 1e-5 where float32 data is involved.
     max_iter : int, optional

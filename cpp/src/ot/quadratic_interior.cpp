@@ -10,7 +10,7 @@
 namespace raphson {
 namespace {
 
-constexpr int most_steps = 80, refinements = 3;
+constexpr int most_steps = 80;
 constexpr double to_boundary = 0.995;
 
 // p, s > 0 with s = c + reg·p − f − g and ps → 0. Directions: w(df + dg) + h on the pairs, w = p/(reg·p + s).
@@ -26,7 +26,7 @@ public:
         row_inverse_.assign(a.size(), 0.0);
         df_.assign(a.size(), 0.0);
         row_rhs_.assign(a.size(), 0.0);
-        for (std::vector<double>* of_columns : {&diagonal_, &dg_, &rhs_, &work_, &column_rhs_}) of_columns->assign(b.size(), 0.0);
+        for (std::vector<double>* of_columns : {&diagonal_, &dg_, &rhs_, &column_rhs_}) of_columns->assign(b.size(), 0.0);
         begin();
     }
 
@@ -139,19 +139,6 @@ private:
         return kernels().ot.cholesky(dense_.data(), m_);
     }
 
-    // y −= (D − WᵀR⁻¹W) x, by differences, which keeps the digits of weights of very different sizes.
-    void subtract_product(const std::vector<double>& x, std::vector<double>& y) const {
-        std::int64_t first = 0;
-        for (std::int64_t i = 0; i < n_; ++i) {
-            const std::int64_t last = pairs_.row_end[i];
-            double mean = 0;
-            for (std::int64_t k = first; k < last; ++k) mean += w_[k] * x[pairs_.index[k]];
-            mean *= row_inverse_[i];
-            for (std::int64_t k = first; k < last; ++k) y[pairs_.index[k]] -= w_[k] * (x[pairs_.index[k]] - mean);
-            first = last;
-        }
-    }
-
     // The direction that brings marginals to a and b, the duals to feasibility, and ps by product_.
     void solve() {
         row_rhs_ = lack_a_;
@@ -165,14 +152,9 @@ private:
         });
         rhs_ = column_rhs_;
         each([&](std::int64_t i, std::int64_t k, std::int32_t j) { rhs_[j] -= w_[k] * row_inverse_[i] * row_rhs_[i]; });
-        std::fill(dg_.begin(), dg_.end(), 0.0);
-        for (int round = 0; round <= refinements; ++round) {
-            work_ = rhs_;
-            if (round > 0) subtract_product(dg_, work_);
-            for (std::int64_t j = 0; j < m_; ++j) work_[j] = diagonal_[j] > 0 ? work_[j] : 0;
-            kernels().ot.cholesky_solve(dense_.data(), m_, work_.data());
-            for (std::int64_t j = 0; j < m_; ++j) dg_[j] += work_[j];
-        }
+        dg_ = rhs_;
+        for (std::int64_t j = 0; j < m_; ++j) dg_[j] = diagonal_[j] > 0 ? dg_[j] : 0;
+        kernels().ot.cholesky_solve(dense_.data(), m_, dg_.data());
         df_ = row_rhs_;
         each([&](std::int64_t i, std::int64_t k, std::int32_t j) { df_[i] -= w_[k] * dg_[j]; });
         for (std::int64_t i = 0; i < n_; ++i) df_[i] *= row_inverse_[i];
@@ -196,7 +178,7 @@ private:
     double reg_, mass_ = 0;
     std::int64_t n_, m_;
     std::vector<double> p_, s_, w_, h_, dp_, ds_, product_;
-    std::vector<double> row_inverse_, df_, row_rhs_, lack_a_, diagonal_, dg_, rhs_, work_, column_rhs_, lack_b_, dense_;
+    std::vector<double> row_inverse_, df_, row_rhs_, lack_a_, diagonal_, dg_, rhs_, column_rhs_, lack_b_, dense_;
 
 public:
     std::vector<double> f, g;
