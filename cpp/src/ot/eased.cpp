@@ -52,7 +52,8 @@ void find_beta(const double* v, std::int64_t count, std::int64_t k, double sigma
 
 }  // namespace
 
-EasedRow ease_row(const double* v, std::int64_t count, std::int64_t k, double z, double sigma, double t, double highest) {
+EasedRow ease_row(const double* v, std::int64_t count, std::int64_t k, double z, double sigma, double t,
+                  double highest) {
     EasedRow row;
     row.t = t;
     row.whole = k;
@@ -69,7 +70,8 @@ EasedRow ease_row(const double* v, std::int64_t count, std::int64_t k, double z,
         whole = row.whole;
         parts = row.parts;
         // on this piece β = part/weight·(1 − σ)/σ, and Σp = a is linear in t
-        const double among = static_cast<double>(k - whole), of = sigma * among + (1 - sigma) * static_cast<double>(parts);
+        const double among = static_cast<double>(k - whole);
+        const double of = sigma * among + (1 - sigma) * static_cast<double>(parts);
         const double share = parts > 0 && of > 0 ? among / of : 0;
         const double slope = static_cast<double>(whole) + share * static_cast<double>(parts);
         if (!(slope > 0)) return row;

@@ -94,7 +94,8 @@ private:
             low = std::min(low, level_.g[j]);
             high = std::max(high, level_.g[j]);
         }
-        solution_.bound = std::min(solution_.bound, level_.cost + level_.penalty + level_.error * std::max(high - low, span_));
+        const double lack = level_.error * std::max(high - low, span_);
+        solution_.bound = std::min(solution_.bound, level_.cost + level_.penalty + lack);
     }
 
     bool pass() {  // true when the run is over
@@ -140,15 +141,18 @@ private:
                 if (last_ || over_) solution_.status = Status::converged;
                 return;
             }
-            const bool at_floor = level_.error < 10 * floor(), may_enclose = last_ && !eased && (level_.error > floor() || options_.tol > 1e-2 * floor());
-            const int most_failures = at_floor ? 1 : patience, most_idle = at_floor ? 3 : eased ? patience : 4 * patience;
+            const bool at_floor = level_.error < 10 * floor();
+            const int most_failures = at_floor ? 1 : patience;
+            const int most_idle = at_floor ? 3 : eased ? patience : 4 * patience;
             idle = level_.error < 0.9 * lowest ? 0 : idle + 1;
             lowest = idle == 0 ? level_.error : lowest;
-            if (may_enclose && (idle % patience == enclose_after || idle > most_idle || failures_ > most_failures) && enclose()) {
+            const bool stuck = idle > most_idle || failures_ > most_failures;
+            const bool may_enclose = last_ && !eased && (level_.error > floor() || options_.tol > 1e-2 * floor());
+            if (may_enclose && (stuck || idle % patience == enclose_after) && enclose()) {
                 if (over_) return;
                 failures_ = 0;
                 delta = 0;
-            } else if (idle > most_idle || failures_ > most_failures) {
+            } else if (stuck) {
                 break;
             } else {
                 const bool taken = newton_step(goal, delta);
@@ -161,7 +165,8 @@ private:
         solution_.status = level_.error < 10 * floor() ? Status::precision_floor : Status::stalled;
     }
 
-    // The interior point method on pairs near the support, each time on more of them. True: a pass was made at what it found.
+    // The interior point method on pairs near the support, each time on more of them. True: a pass was made at what it
+    // found.
     bool enclose() {
         if (problem_.m > largest_enclosed) return false;
         if (proves_infeasible(problem_, level_.f, {level_.g.begin(), level_.g.begin() + problem_.m})) return false;

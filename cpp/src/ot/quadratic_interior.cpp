@@ -18,15 +18,17 @@ class InteriorPoint {
 public:
     InteriorPoint(const PairList& pairs, const std::vector<double>& a, const std::vector<double>& b, double reg,
                   std::vector<double>& from_f, std::vector<double>& from_g)
-        : pairs_(pairs), a_(a), b_(b), reg_(reg), n_(static_cast<std::int64_t>(a.size())), m_(static_cast<std::int64_t>(b.size())),
-          f(from_f), g(from_g) {
+        : pairs_(pairs), a_(a), b_(b), reg_(reg), n_(static_cast<std::int64_t>(a.size())),
+          m_(static_cast<std::int64_t>(b.size())), f(from_f), g(from_g) {
         const std::size_t count = pairs.index.size();
         for (std::vector<double>* of_pairs : {&p_, &s_, &w_, &h_, &dp_, &ds_, &product_}) of_pairs->assign(count, 0.0);
         for (double x : a) mass_ += x;
         row_inverse_.assign(a.size(), 0.0);
         df_.assign(a.size(), 0.0);
         row_rhs_.assign(a.size(), 0.0);
-        for (std::vector<double>* of_columns : {&diagonal_, &dg_, &rhs_, &column_rhs_}) of_columns->assign(b.size(), 0.0);
+        for (std::vector<double>* of_columns : {&diagonal_, &dg_, &rhs_, &column_rhs_}) {
+            of_columns->assign(b.size(), 0.0);
+        }
         begin();
     }
 
@@ -187,8 +189,8 @@ public:
 
 }  // namespace
 
-int solve_on_pairs(const PairList& pairs, const std::vector<double>& a, const std::vector<double>& b, double reg, double tol,
-                   std::vector<double>& f, std::vector<double>& g) {
+int solve_on_pairs(const PairList& pairs, const std::vector<double>& a, const std::vector<double>& b, double reg,
+                   double tol, std::vector<double>& f, std::vector<double>& g) {
     if (pairs.index.empty()) return 0;
     InteriorPoint method(pairs, a, b, reg, f, g);
     // What ps has to be well below for an entry as small as the smallest weight to be told from the slack beside it.

@@ -51,7 +51,8 @@ QuadraticLevel::QuadraticLevel(const TransportProblem& problem, std::int64_t car
 }
 
 // Threshold, entries and sums of one row. Values are taken relative to the row's largest, which keeps their digits.
-void QuadraticLevel::project_row(const CostBlock& row, std::int64_t i, Rows& rows, double* sums, double* hard, bool keep) {
+void QuadraticLevel::project_row(const CostBlock& row, std::int64_t i, Rows& rows, double* sums, double* hard,
+                                 bool keep) {
     const double z = reg * problem_.a[i];
     double peaks[ot_peaks];
     kernels().ot.row_peaks(row, g.data(), peaks);
@@ -211,8 +212,8 @@ PairList QuadraticLevel::near(double width, std::int64_t most) {
         for (std::int64_t r = 0; r < tile.rows; ++r) {
             const std::int64_t i = first + r;
             if (problem_.a[i] > 0 && rows.index.size() <= fair) {
-                const std::int64_t count =
-                    kernels().ot.row_above(one_row(tile, r), g.data(), bar[i] - width, rows.candidate.data(), rows.v.data());
+                const std::int64_t count = kernels().ot.row_above(one_row(tile, r), g.data(), bar[i] - width,
+                                                                  rows.candidate.data(), rows.v.data());
                 for (std::int64_t k = 0; k < count; ++k) {
                     rows.index.push_back(rows.candidate[k]);
                     rows.value.push_back(g[rows.candidate[k]] - rows.v[k]);
@@ -275,7 +276,8 @@ bool QuadraticLevel::collect(double delta) {
                     total += rows.v[k] * (std::max(v + f[i], 0.0) + delta);
                     weight += rows.v[k];
                 }
-                const double s = total > 0 ? reg * problem_.a[i] / total : 0, row = s * (weight + (tied ? 0 : floor_ * static_cast<double>(m)));
+                const double s = total > 0 ? reg * problem_.a[i] / total : 0;
+                const double row = s * (weight + (tied ? 0 : floor_ * static_cast<double>(m)));
                 const double inverse = row > 0 ? 1 / row : 0, of_floor = tied ? 0 : s * inverse;
                 const std::size_t at = rows.index.size();
                 rows.index.insert(rows.index.end(), rows.candidate.begin(), rows.candidate.begin() + count);
@@ -405,7 +407,8 @@ bool QuadraticLevel::factor() {
             const Rows& rows = blocks_[k];
             const std::int64_t i = tiles_.block_begin(static_cast<std::int64_t>(k));
             subtract(rows.index, rows.value, rows.row_end, row_inverse_.data() + i);
-            if (!rows.tied_index.empty()) subtract(rows.tied_index, rows.tied_value, rows.tied_end, tied_inverse_.data() + i);
+            if (rows.tied_index.empty()) continue;
+            subtract(rows.tied_index, rows.tied_value, rows.tied_end, tied_inverse_.data() + i);
         }
     });
     throw_if_cancelled();

@@ -1,4 +1,4 @@
-// What a limit on the entries of rows adds to a level: eased rows, their part of the Hessian, and the choice among ties.
+// What a limit on the entries of rows adds to a level: eased rows, their part of the Hessian, the choice among ties.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -11,8 +11,8 @@
 namespace raphson {
 
 // rows.v and rows.candidate hold `count` candidates, v relative to the highest; t is the threshold without a limit.
-void QuadraticLevel::project_eased(std::int64_t i, Rows& rows, std::int64_t count, double highest, double t, double* sums, double* hard,
-                                   bool keep) {
+void QuadraticLevel::project_eased(std::int64_t i, Rows& rows, std::int64_t count, double highest, double t,
+                                   double* sums, double* hard, bool keep) {
     const double z = reg * problem_.a[i];
     const double* v = rows.v.data();
     const std::int32_t* index = rows.candidate.data();
@@ -21,7 +21,8 @@ void QuadraticLevel::project_eased(std::int64_t i, Rows& rows, std::int64_t coun
     const auto before = [&](std::int64_t p, std::int64_t q) { return v[p] > v[q] || (v[p] == v[q] && p < q); };
     EasedRow row;
     double alone = 0;
-    for (std::int64_t size = std::min(count, 2 * limit_ + 32), done = 0;; done = size, size = std::min(count, 4 * size)) {
+    std::int64_t size = std::min(count, 2 * limit_ + 32);  // few lie below the k-th and have a part
+    for (std::int64_t done = 0;; done = size, size = std::min(count, 4 * size)) {
         const auto begin = rows.order.begin();
         if (size < count) std::nth_element(begin + done, begin + size, rows.order.end(), before);
         std::sort(begin + done, begin + size, before);
@@ -66,11 +67,12 @@ void QuadraticLevel::project_eased(std::int64_t i, Rows& rows, std::int64_t coun
     rows.hard_sum += of_hard;
 }
 
-// The Hessian of a row whose t and β are eliminated: weights in rows.v, 1 for whole entries and 1/σ for parts, less Wᵀ W/ΣW,
-// less the second row that is written to rows.tied_…. Smoothed as the others: what lies within delta of the bar counts as a part, and
-// σ as delta/β if that is more. Returns Σ over entries that scales the row to its mass.
+// The Hessian of a row whose t and β are eliminated: weights in rows.v, 1 for whole entries and 1/σ for parts, less
+// Wᵀ W/ΣW, less the second row that is written to rows.tied_…. Smoothed as the others: what lies within delta of the
+// bar counts as a part, and σ as delta/β if that is more. Returns Σ over entries that scales the row to its mass.
 double QuadraticLevel::weigh_eased(std::int64_t i, Rows& rows, std::int64_t count, double delta, double* sums) {
-    const double beta = beta_[i], sigma = std::min(std::max(ease, delta / beta), 1.0), top = std::max(top_[i], bar[i] + delta);
+    const double beta = beta_[i], sigma = std::min(std::max(ease, delta / beta), 1.0);
+    const double top = std::max(top_[i], bar[i] + delta);
     double total = 0, parts = 0;
     std::int64_t whole = 0;
     for (std::int64_t k = 0; k < count; ++k) {
@@ -116,7 +118,8 @@ void QuadraticLevel::settle(double tie, SparseResult& plan) {
     std::vector<Choice> choices;
     std::fill(columns.begin(), columns.end(), 0.0);
     const auto threshold = [&](std::int64_t i, std::int64_t first, std::int64_t last) {
-        return kernels().ot.simplex_threshold(tied.value.data() + first, last - first, reg * problem_.a[i], -reg * problem_.a[i]);
+        const double z = reg * problem_.a[i];
+        return kernels().ot.simplex_threshold(tied.value.data() + first, last - first, z, -z);
     };
     for (std::int64_t i = 0; i < problem_.n; ++i) {
         if (!(problem_.a[i] > 0)) continue;
@@ -129,7 +132,8 @@ void QuadraticLevel::settle(double tie, SparseResult& plan) {
             choices.push_back({i, parts, kept - parts, last - parts, std::max(tied.value[kept - 1] - t, 0.0) / reg});
         }
     }
-    // Swaps that lower first the sum of squares of what the columns lack, which has no plateaus, then that of absolute values.
+    // Swaps that lower first the sum of squares of what the columns lack, which has no plateaus, then that of absolute
+    // values.
     for (const bool squares_first : {true, false}) {
         bool swapped = true;
         for (int sweep = 0; swapped && sweep < 100; ++sweep) {
