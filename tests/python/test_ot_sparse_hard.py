@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import raphson
-from raphson.ot import sparse_transport
+from interrupts import check_interrupt
+from raphson.ot import PointCloud, sparse_transport
 from sparse_transport_reference import cutting_planes, kkt_residual, rows_for, semi_dual
 
 
@@ -85,6 +86,45 @@ def test_ties_with_forbidden_pairs_and_zero_weights():
         assert result.converged
         assert kkt_residual(a, b, cost, reg, result.f, result.g, result.plan) <= 1e-9
         assert (result.plan[np.isinf(cost)] == 0).all()
+
+
+def test_a_tolerance_below_the_precision_with_ties():
+    a, b, cost = pixels(16, 2, 1e-6, 2)
+    with pytest.warns(raphson.ConvergenceWarning, match="precision_floor"):
+        result = sparse_transport(a, b, cost, 1e-3, tol=1e-25)
+    assert result.marginal_error <= 1e-10
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cityblock"])
+def test_ties_of_a_point_cloud(metric):
+    a, b, _ = pixels(16, 2, 1e-6, 2)
+    points = np.stack(np.meshgrid(np.arange(16), np.arange(16), indexing="ij"), -1).reshape(-1, 2) / np.sqrt(450)
+    cloud = PointCloud(points, points, metric=metric)
+    result = sparse_transport(a, b, cloud, 1e-2)
+    assert result.converged
+    assert kkt_residual(a, b, cloud.rows(0, 256), 1e-2, result.f, result.g, result.plan) <= 1e-9
+
+
+def test_ties_in_float32():
+    a, b, cost = pixels(16, 2, 1e-6, 2)
+    narrow = cost.astype(np.float32)
+    result = sparse_transport(a, b, narrow, 1e-3, tol=1e-9)
+    assert result.converged
+    wide = sparse_transport(a, b, narrow.astype(float), 1e-3)
+    np.testing.assert_allclose(result.sparse_plan().toarray(), wide.plan, rtol=0, atol=1e-9)
+
+
+def test_infeasible_with_ties():
+    cost = np.round(3 * np.random.default_rng(0).random((120, 120)))
+    cost[:40, 30:] = np.inf
+    with pytest.warns(raphson.ConvergenceWarning, match="infeasible"):
+        result = sparse_transport(None, None, cost, 1e-3)
+    assert (result.status, result.dual_bound) == ("infeasible", np.inf)
+
+
+def test_interrupt_with_a_limit():
+    cost = np.random.default_rng(0).random((1500, 1500))
+    check_interrupt(lambda: sparse_transport(None, None, cost, 10.0, cardinality=2))
 
 
 def test_threads_do_not_change_a_bit_of_ties():

@@ -183,7 +183,8 @@ private:
             enclosed_ = held;
             ++enclosures_;
             std::vector<double> f = level_.f, g(level_.g.begin(), level_.g.begin() + problem_.m);
-            const int steps = solve_on_pairs(pairs, problem_.a, problem_.b, level_.reg, 0.1 * options_.tol, f, g);
+            const double lack = std::max(0.1 * options_.tol, 1e-13 * mass_);
+            const int steps = solve_on_pairs(pairs, problem_.a, problem_.b, level_.reg, lack, f, g);
             if (steps == 0) continue;
             solution_.newton_iterations += steps;
             std::copy(g.begin(), g.end(), level_.g.begin());
