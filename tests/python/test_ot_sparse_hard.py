@@ -177,13 +177,26 @@ def test_the_maximum_of_the_limited_dual(n, m, k, reg):
 def test_one_entry_a_column_is_a_linear_programme():
     """P²/ζ of one entry a column is its mass times P: the relaxation is plain transport, plus reg/2·‖b‖²."""
     ot = pytest.importorskip("ot")
-    for n, m, kind in ((30, 30, "random"), (20, 45, "points"), (25, 25, "grid")):
-        a, b, cost = problem(n, m, 2, kind)
-        expected = ot.emd2(a, b, cost) + 3.0 / 2 * np.sum(b**2)
-        result = limited(a, b, cost, 3.0, 1)
-        assert result.dual_objective == pytest.approx(expected, rel=2e-6)
+    for n, m, kind, reg, seed in (
+        (30, 30, "random", 3.0, 2),
+        (20, 45, "points", 3.0, 2),
+        (25, 25, "grid", 3.0, 2),
+        (33, 21, "random", 8000.0, 571),
+        (43, 54, "random", 3.6, 715),
+        (29, 43, "grid", 0.87, 90),
+    ):
+        a, b, cost = problem(n, m, seed, kind)
+        expected = ot.emd2(a, b, cost) + reg / 2 * np.sum(b**2)
+        result = limited(a, b, cost, reg, 1)
+        assert result.dual_objective == pytest.approx(expected, rel=1e-6)
         assert result.dual_objective <= expected + 1e-10
         assert expected <= result.dual_bound + 1e-9
+        assert result.dual_bound == pytest.approx(expected, rel=1e-6)
+        for most in (1, 40, 100):
+            short = limited(a, b, cost, reg, 1, max_iter=most)
+            assert short.iterations <= most + 1
+            assert (short.plan > 0).sum(0).max() <= 1
+            assert short.dual_objective <= expected + 1e-10
 
 
 CASES = [

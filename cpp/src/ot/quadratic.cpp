@@ -10,7 +10,8 @@ namespace {
 
 constexpr double level_factor = 4, level_goal = 1e-4;  // reg falls by the factor; levels between are solved to the goal
 constexpr double widest = 0.1, first_scale = 0.05;     // of the cost's range: bounds of the smoothing
-constexpr double ease_first = 0.25, ease_restart = 0.01, ease_factor = 0.1, ease_last = 1e-6, ease_goal = 1e-7;
+constexpr double ease_first = 0.25, ease_restart = 0.01, ease_factor = 0.1, ease_last = 1e-6, ease_final = 2.5e-6;
+constexpr double ease_goal = 1e-7;
 constexpr int ease_steps = 40;
 constexpr std::int64_t largest_enclosed = 1536, many_pairs = 100000;
 constexpr int most_enclosures = 4, enclose_after = 5;  // steps without progress
@@ -58,10 +59,12 @@ public:
 private:
     // The limit, eased less and less. Where it does not bind in the end, plans of the hull are plans.
     void tighten() {
+        if (level_.single()) approach_single();
+        if (over_) return;
         level_.constrain(true);
         level_.reg = problem_.reg;
         std::vector<double> before, here;
-        double ease = options_.g != nullptr ? ease_restart : ease_first;
+        double ease = level_.single() ? ease_final : options_.g != nullptr ? ease_restart : ease_first;
         for (int k = 0; !over_; ++k, ease *= ease_factor) {
             level_.ease = ease;
             last_ = ease < ease_last / ease_factor;
@@ -84,6 +87,23 @@ private:
         }
         const bool proven = solution_.status == Status::converged;
         if (proven && level_.hard_error > 10 * options_.tol) solution_.status = Status::stalled;
+    }
+
+    // With one entry a row Σ P²/ζ is a² whatever the row: the eased problem is the plain one at the regularisation σ·reg.
+    void approach_single() {
+        level_.constrain(false);
+        for (double ease = ease_first; !over_; ease *= ease_factor) {
+            last_ = ease < ease_last / ease_factor;
+            level_.reg = problem_.reg * ease;
+            const double goal = last_ ? 0.9 * options_.tol : std::max(level_goal * mass_, options_.tol);
+            reach(goal, last_ ? options_.max_iter : level_steps, std::min(first_scale * span_, level_.reg * share_));
+            if (last_) break;
+        }
+        best_g_.clear();  // it was the best of another problem
+        const bool ended = solution_.status == Status::stalled || solution_.status == Status::precision_floor;
+        if (ended) over_ = false;
+        if (!over_) solution_.status = Status::max_iter;
+        failures_ = 0;
     }
 
     // Of the dual's maximum, from the plan at hand: what its marginals lack costs at most half the potentials' range.

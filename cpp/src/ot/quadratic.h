@@ -54,6 +54,7 @@ public:
     double penalty = 0, hard_error = 0, hard_value = 0;
 
     bool constrained() const { return cardinality_ < problem_.m; }
+    bool single() const { return cardinality_ == 1; }
     void constrain(bool on) { limit_ = on ? cardinality_ : problem_.m; }
 
     void pass(SparseResult* plan = nullptr);
