@@ -83,6 +83,7 @@ public:
         common.history = std::move(solution.history);
         py::dict d = as_dict(common);
         d["squares"] = solution.squares;
+        d["bound"] = solution.bound;
         d["plan"] = as_tuple(solution.plan);
         return d;
     }

@@ -38,7 +38,8 @@ class SparseTransportResult:
         ‖P1 − a‖₁ + ‖Pᵀ1 − b‖₁ of the plan as it is kept here, in float64. One side is exact to rounding: the rows
         without a cardinality, the columns with one.
     converged, status : bool, str
-        Whether ``marginal_error`` is within the tolerance; one of :data:`raphson._results.STATUSES`.
+        Whether ``marginal_error`` is within the tolerance; one of :data:`raphson._results.STATUSES`. With a cardinality
+        that binds ``stalled`` is usual, and ``dual_bound`` tells whether the dual was solved.
     iterations, newton_iterations, cg_iterations : int
         Passes over the cost; accepted Newton steps; conjugate gradient steps in them.
     cost : float
@@ -46,10 +47,15 @@ class SparseTransportResult:
     objective, dual_objective, duality_gap : float
         ⟨P, C⟩ + reg/2·‖P‖², ⟨a, f⟩ + ⟨b, g⟩ − reg/2·‖P‖², their difference: of a plan whose marginals are off, as with
         a cardinality they may stay, it may be negative.
+    dual_bound : float
+        The dual's maximum lies between ``dual_objective`` and this, measured: ⟨P, C⟩ + reg/2·‖P‖² of the plan, or of
+        a plan of the limited problem's convex hull (there Σ P²/ζ with 0 ≤ ζ ≤ 1 and Σζ ≤ k in every column takes the
+        place of ‖P‖²), plus what its marginals lack times the range of the potentials. +Inf of an infeasible problem.
     nnz : int
         Entries of the plan that are not zero.
     history : structured array
-        One entry a pass: ``stage``, ``marginal_error``, ``seconds``, and ``reg`` of the continuation.
+        One entry a pass: ``stage``, ``marginal_error``, ``seconds``, and ``reg`` of the continuation. With a
+        cardinality the error is that of the plan with at most so many entries, whose ties are not yet chosen to fit.
     row_marginal, column_marginal : array (n,), (m,)
         P1 and Pᵀ1.
     """
@@ -65,6 +71,7 @@ class SparseTransportResult:
     cost: Any
     objective: Any
     dual_objective: Any
+    dual_bound: Any
     duality_gap: Any
     history: npt.NDArray[np.void]
     row_marginal: Any
@@ -198,6 +205,7 @@ def solve_sparse(
         cost=back(linear, like),
         objective=back(linear + square, like),
         dual_objective=back(dual, like),
+        dual_bound=back(max(found["bound"], dual), like),
         duality_gap=back(linear + square - dual, like),
         history=np.array([(s, e, t, r) for s, e, r, t in found["history"]], dtype=HISTORY),
         row_marginal=back(np.bincount(rows, values, minlength=n), like),

@@ -7,7 +7,9 @@
 #include <limits>
 #include <vector>
 
+#include "ot/eased.h"
 #include "ot/quadratic.h"
+#include "ot/quadratic_interior.h"
 #include "support.h"
 #include "table.h"
 
@@ -150,4 +152,72 @@ TEST_CASE("ot quadratic: optimality conditions of a solve") {
             before = end;
         }
     }
+}
+
+TEST_CASE("ot quadratic: eased rows") {
+    support::Random random{5};
+    for (int trial = 0; trial < 3000; ++trial) {
+        const auto count = static_cast<std::int64_t>(2 + 40 * (random.uniform() * 0.5 + 0.5));
+        const auto k = 1 + static_cast<std::int64_t>(trial) % (count - 1);
+        std::vector<double> v(static_cast<std::size_t>(count));
+        for (double& x : v) x = trial % 3 == 0 ? std::floor(4 * random.uniform()) / 8 : random.uniform();  // with ties
+        std::sort(v.begin(), v.end(), [](double p, double q) { return p > q; });
+        const double highest = v[0];
+        for (double& x : v) x -= highest;
+        double all = 0;
+        for (double x : v) all += x;
+        const double z = (trial % 2 == 0 ? 0.1 : 30.0);
+        const double open = kernels().ot.simplex_threshold(v.data(), count, z, -z);
+        std::int64_t support = 0;
+        for (double x : v) support += x > open;
+        if (support <= k) continue;
+        const double sigma = std::pow(10.0, -(trial % 8)) * 0.5;
+        const double alone = kernels().ot.simplex_threshold(v.data(), k, z, -z);
+        const EasedRow row = ease_row(v.data(), count, k, z, sigma, alone, open);
+        double mass = 0, slots = 0;
+        for (std::int64_t j = 0; j < count; ++j) {
+            const double u = v[j] - row.t, top = row.beta / (1 - sigma);
+            const bool whole = j < row.whole, part = !whole && j < row.whole + row.parts;
+            const double slack = 1e-12 * (1 + z);
+            if (whole) CHECK(u >= top - slack);
+            if (part) CHECK((u >= row.beta - slack && u <= top + slack));
+            if (!whole && !part) CHECK(u <= row.beta + slack);
+            if (whole) mass += u;
+            if (whole) slots += 1;
+            if (part) mass += (u - row.beta) / sigma;
+            if (part) slots += (u / row.beta - 1) * (1 - sigma) / sigma;
+        }
+        CAPTURE(sigma);
+        CAPTURE(k);
+        CHECK(row.beta > 0);
+        CHECK(row.t <= open + 1e-12);
+        const double rounding = 1e-14 * (1 + z) * static_cast<double>(count) / sigma;
+        CHECK(std::fabs(mass - z) <= rounding);
+        CHECK(std::fabs(slots - static_cast<double>(k)) <= rounding / row.beta);
+    }
+}
+
+TEST_CASE("ot quadratic: interior point on pairs") {
+    // Two rows, three columns, the middle column served by both: by hand, f₀ = g₀ = 0 up to one constant.
+    const std::vector<double> a{0.5, 0.5}, b{0.3, 0.4, 0.3};
+    PairList pairs;
+    pairs.row_end = {2, 4};
+    pairs.index = {0, 1, 1, 2};
+    pairs.cost = {0, 0.25, 0.5, 1};
+    std::vector<double> f(2, 0.0), g(3, 0.0);
+    const double reg = 2;
+    CHECK(solve_on_pairs(pairs, a, b, reg, 1e-12, f, g) > 0);
+    const double expected[] = {0.3, 0.2, 0.2, 0.3};
+    for (std::size_t k = 0; k < 4; ++k) {
+        const double u = f[k / 2] + g[pairs.index[k]] - pairs.cost[k];
+        CHECK(std::fabs(u / reg - expected[k]) < 1e-6);  // p·s is what has vanished
+    }
+    // without the pair (1, 1) the second row cannot be served: said, and nothing moved
+    pairs.row_end = {2, 3};
+    pairs.index = {0, 1, 2};
+    pairs.cost = {0, 0.25, 1};
+    const std::vector<double> before = g;
+    CHECK(solve_on_pairs(pairs, a, b, reg, 1e-12, f, g) == 0);
+    CHECK(g == before);
+    CHECK(solve_on_pairs({{0, 0}, {}, {}}, a, b, reg, 1e-12, f, g) == 0);
 }

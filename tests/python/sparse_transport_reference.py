@@ -67,3 +67,25 @@ def kkt_residual(a: Array, b: Array, cost: Array, reg: float, f: Array, g: Array
         float(np.abs(plan.sum(0) - b).max()),
         float(-plan.min()),
     )
+
+
+def cutting_planes(a: Array, b: Array, cost: Array, reg: float, most: int, tol: float = 1e-8) -> tuple[float, float]:
+    """What the largest value lies between of the concave dual in f with at most so many entries a column, by Kelley."""
+    from scipy.optimize import linprog
+
+    n = len(a)
+    reach = 3 * (np.ptp(cost) + reg * b.max())
+    planes: list[Array] = []
+    sides: list[float] = []
+    f, low, high = np.zeros(n), -np.inf, np.inf
+    while high - low > tol * max(1.0, abs(low)) and len(planes) < 3000:
+        plan = rows_for(b, f, cost.T, reg, most).T
+        value = semi_dual(b, a, f, cost.T, reg, most)
+        slope = a - plan.sum(1)
+        low = max(low, value)
+        planes.append(np.r_[-slope, 1.0])  # t ≤ value + slope·(f' − f)
+        sides.append(value - slope @ f)
+        bounds = [(0, 0)] + [(-reach, reach)] * (n - 1) + [(None, None)]
+        found = linprog(np.r_[np.zeros(n), -1.0], A_ub=np.array(planes), b_ub=np.array(sides), bounds=bounds)
+        f, high = found.x[:n], min(high, -found.fun)
+    return low, high

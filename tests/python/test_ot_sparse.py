@@ -45,6 +45,7 @@ def check(a, b, cost, reg, result, tol=1e-10):
     dual = a[used_a] @ result.f[used_a] + b[used_b] @ result.g[used_b] - reg / 2 * np.sum(result.plan**2)
     assert result.dual_objective == pytest.approx(dual, rel=1e-10, abs=1e-13)
     assert abs(result.duality_gap) <= 1e-9 * (1 + abs(result.objective))
+    assert 0 <= result.dual_bound - result.dual_objective <= 1e-8 * (1 + abs(result.objective))
 
 
 @pytest.mark.parametrize("kind", ["random", "points", "grid"])
@@ -94,15 +95,9 @@ def test_weights_of_very_different_sizes():
     a = np.where(rng.random(144) < 0.3, rng.random(144), 1e-5)
     b = np.where(rng.random(144) < 0.3, rng.random(144), 1e-5)
     a, b = a / a.sum(), b / b.sum()
-    for reg in (10.0, 1.0):
+    for reg in (10.0, 1.0, 0.1):
         check(a, b, cost, reg, sparse_transport(a, b, cost, reg, tol=1e-10))
-    for reg in (0.1, 1e-3):  # next to the linear programme it may stall with the small weights not placed, and says so
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            result = sparse_transport(a, b, cost, reg)
-        assert result.converged or len(caught) == 1
-        assert result.status in ("converged", "stalled")
-        assert result.marginal_error <= 1e-4
+    check(a, b, cost, 1e-3, sparse_transport(a, b, cost, 1e-3))  # next to the linear programme
 
 
 def test_zero_weights():
@@ -143,6 +138,7 @@ def test_hall_infeasible_is_said():
         result = sparse_transport(np.full(4, 0.25), np.array([0.2, 0.4, 0.4]), cost, 0.5)
     assert result.status == "infeasible"
     assert result.marginal_error > 0.1
+    assert result.dual_bound == INF
     assert np.isfinite(result.plan).all()
 
 
@@ -229,7 +225,7 @@ def test_a_limit_above_the_rows_is_none():
 
 @pytest.mark.parametrize(("n", "m", "k", "reg"), [(40, 60, 3, 3.0), (60, 40, 2, 1.0), (25, 25, 4, 10.0)])
 def test_a_limit_that_binds(n, m, k, reg):
-    """Columns fit exactly and are limited; the plan is the dual function's maximiser at f; the rest is measured."""
+    """Columns fit exactly and are limited, and are maximisers at f: the best ones, or as good where candidates tie."""
     a, b, cost = problem(n, m, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", raphson.ConvergenceWarning)
@@ -238,11 +234,18 @@ def test_a_limit_that_binds(n, m, k, reg):
     assert entries_of_columns(result).max() <= k
     np.testing.assert_allclose(result.plan.sum(0), b, atol=1e-12)
     expected = rows_for(b, result.f, cost.T, reg, k).T
-    np.testing.assert_allclose(result.plan, expected, atol=1e-9)
+    gained = [np.sum(p * (result.f[:, None] - cost) - reg / 2 * p**2, axis=0) for p in (result.plan, expected)]
+    np.testing.assert_allclose(gained[0], gained[1], rtol=0, atol=1e-9)
+    alike = np.isclose(result.plan, expected, rtol=0, atol=1e-9).all(0)
+    kept = np.sort(np.where(result.plan > 0, result.f[:, None] - cost, INF), axis=0)[0]
+    candidates = np.sort(result.f[:, None] - cost, axis=0)
+    assert (alike | (np.abs(candidates[-k] - kept) <= 1e-8)).all()  # what is not is a tie for the last place
+    assert alike.mean() > 0.3
     assert result.marginal_error == pytest.approx(np.abs(result.plan.sum(1) - a).sum(), abs=1e-11)
     value = semi_dual(b, a, result.f, cost.T, reg, k)
     assert value == pytest.approx(result.dual_objective, rel=1e-9)
-    assert value >= sparse_transport(a, b, cost, reg).dual_objective - 1e-3  # a smaller set to choose from
+    assert value >= sparse_transport(a, b, cost, reg).dual_objective  # a smaller set to choose from
+    assert value <= result.dual_bound <= value + 1e-6 * abs(value)
 
 
 def test_the_limited_dual_beside_pot(capsys):
@@ -257,8 +260,8 @@ def test_the_limited_dual_beside_pot(capsys):
         result = sparse_transport(a, b, cost, reg, cardinality=k)
     assert (theirs > 0).sum(0).max() <= k  # the same side is limited
     value = semi_dual(b, a, log["alpha"], cost.T, reg, k)
-    assert result.dual_objective >= value - 2e-2 * abs(value)
-    assert result.marginal_error <= 3 * np.abs(theirs.sum(1) - a).sum() + 1e-9
+    assert result.dual_bound >= result.dual_objective >= value
+    assert result.marginal_error <= 1.5 * np.abs(theirs.sum(1) - a).sum() + 1e-9
 
 
 # ---- as a solver -----------------------------------------------------------------------------------------------------

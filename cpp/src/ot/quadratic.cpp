@@ -10,6 +10,11 @@ namespace {
 
 constexpr double level_factor = 4, level_goal = 1e-4;  // reg falls by the factor; levels between are solved to the goal
 constexpr double widest = 0.1, first_scale = 0.05;     // of the cost's range: bounds of the smoothing
+constexpr double ease_first = 0.25, ease_restart = 0.01, ease_factor = 0.1, ease_last = 1e-6, ease_final = 2.5e-6;
+constexpr double ease_goal = 1e-7;
+constexpr int ease_steps = 40;
+constexpr std::int64_t largest_enclosed = 1536, many_pairs = 100000;
+constexpr int most_enclosures = 4, enclose_after = 5;  // steps without progress
 constexpr int level_steps = 150, trials = 14, patience = 10;
 
 class QuadraticRun {
@@ -20,6 +25,7 @@ public:
         span_ = std::max(problem.highest_cost - problem.lowest_cost, 0.0);
         largest_ = std::max({std::abs(problem.highest_cost), std::abs(problem.lowest_cost), std::numeric_limits<double>::min()});
         if (!(span_ > 1e-12 * largest_)) span_ = 1e-12 * largest_;
+        width_ = 1e-4 * span_;
         share_ = mass_ / static_cast<double>(std::max(problem.n, problem.m));
         if (options.g != nullptr) {
             for (std::int64_t j = 0; j < problem.m; ++j) {
@@ -34,27 +40,90 @@ public:
             while (regs.back() * level_factor * share_ < span_) regs.push_back(regs.back() * level_factor);
         }
         double delta = first_scale * span_;
-        // With a cardinality the way to it is the smooth problem's, whose solution is where the search for the kinks begins.
-        if (level_.constrained() && options_.g == nullptr) regs.insert(regs.begin(), problem_.reg);
+        const bool limited = level_.constrained();
+        level_.constrain(false);
         for (std::size_t k = regs.size(); k-- > 0 && !over_;) {
+            if (limited && options_.g != nullptr) break;
             level_.reg = regs[k];
-            last_ = k == 0;
-            level_.constrain(last_);
+            last_ = k == 0 && !limited;
             if (k + 1 < regs.size() || options_.g != nullptr) {
                 delta = std::min(first_scale * span_, regs[k] * share_ / (k + 1 < regs.size() ? level_factor : 1));
             }
-            reach(k == 0 ? 0.9 * options_.tol : std::max(level_goal * mass_, options_.tol), k == 0 ? options_.max_iter : level_steps, delta);
+            const double goal = k == 0 ? 0.9 * options_.tol : std::max(level_goal * mass_, options_.tol);
+            reach(goal, last_ ? options_.max_iter : level_steps, delta);
         }
+        if (limited && !over_) tighten();
         return finish();
     }
 
 private:
+    // The limit, eased less and less. Where it does not bind in the end, plans of the hull are plans.
+    void tighten() {
+        if (level_.single()) approach_single();
+        if (over_) return;
+        level_.constrain(true);
+        level_.reg = problem_.reg;
+        std::vector<double> before, here;
+        double ease = level_.single() ? ease_final : options_.g != nullptr ? ease_restart : ease_first;
+        for (int k = 0; !over_; ++k, ease *= ease_factor) {
+            level_.ease = ease;
+            last_ = ease < ease_last / ease_factor;
+            reach(std::max(ease_goal * mass_, 0.9 * options_.tol), ease_steps,
+                  std::min(first_scale * span_, level_.reg * share_ * ease));
+            note_bound();
+            if (solution_.status == Status::stopped || level_.hard_error <= options_.tol) break;
+            // Once it is settled who ties, potentials are smooth in the ease.
+            std::swap(before, here);
+            here = level_.g;
+            for (std::int64_t j = 0; k > 1 && j < problem_.m; ++j) {
+                const double ahead = last_ ? ease_factor / (1 - ease_factor) : ease_factor;
+                if (problem_.b[j] > 0) level_.g[j] += ahead * (here[j] - before[j]);
+            }
+            if (last_) {
+                over_ = false;
+                pass();
+                over_ = true;
+            }
+        }
+        const bool proven = solution_.status == Status::converged;
+        if (proven && level_.hard_error > 10 * options_.tol) solution_.status = Status::stalled;
+    }
+
+    // With one entry a row Σ P²/ζ is a² whatever the row: the eased problem is the plain one at the regularisation σ·reg.
+    void approach_single() {
+        level_.constrain(false);
+        for (double ease = ease_first; !over_; ease *= ease_factor) {
+            last_ = ease < ease_last / ease_factor;
+            level_.reg = problem_.reg * ease;
+            const double goal = last_ ? 0.9 * options_.tol : std::max(level_goal * mass_, options_.tol);
+            reach(goal, last_ ? options_.max_iter : level_steps, std::min(first_scale * span_, level_.reg * share_));
+            if (last_) break;
+        }
+        best_g_.clear();  // it was the best of another problem
+        const bool ended = solution_.status == Status::stalled || solution_.status == Status::precision_floor;
+        if (ended) over_ = false;
+        if (!over_) solution_.status = Status::max_iter;
+        failures_ = 0;
+    }
+
+    // Of the dual's maximum, from the plan at hand: what its marginals lack costs at most half the potentials' range.
+    void note_bound() {
+        double low = std::numeric_limits<double>::infinity(), high = -low;
+        for (std::int64_t j = 0; j < problem_.m; ++j) {
+            if (!(problem_.b[j] > 0)) continue;
+            low = std::min(low, level_.g[j]);
+            high = std::max(high, level_.g[j]);
+        }
+        const double lack = level_.error * std::max(high - low, span_);
+        solution_.bound = std::min(solution_.bound, level_.cost + level_.penalty + lack);
+    }
+
     bool pass() {  // true when the run is over
         level_.pass();
         level_.lift();
         ++solution_.iterations;
         const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start_;
-        solution_.history.push_back({TransportStage::newton, level_.error, level_.reg, seconds.count()});
+        solution_.history.push_back({TransportStage::newton, level_.hard_error, level_.reg, seconds.count()});
         if (options_.callback && options_.callback(solution_.history.back(), solution_.iterations)) {
             solution_.status = Status::stopped;
             return over_ = true;
@@ -63,8 +132,10 @@ private:
             solution_.status = Status::breakdown;
             return over_ = true;
         }
-        if (last_ && (best_error_ < 0 || level_.error < best_error_)) {
-            best_error_ = level_.error;
+        // with a limit the best is where the dual is highest, else where the plan fits best
+        const double rank = level_.ease > 0 ? level_.hard_value : level_.error;
+        if ((last_ || level_.ease > 0) && (best_g_.empty() || rank < best_)) {
+            best_ = rank;
             best_g_ = level_.g;
         }
         if (solution_.iterations >= options_.max_iter && !(last_ && level_.error <= options_.tol)) {
@@ -84,29 +155,67 @@ private:
         int idle = 0;
         double lowest = level_.error;
         for (int step = 0; step < steps; ++step) {
-            if (level_.error <= goal) {
-                if (last_) solution_.status = Status::converged;
+            const bool eased = level_.ease > 0, tied = level_.hard_error > 10 * level_.error;
+            over_ = eased && level_.hard_error <= 0.9 * options_.tol;
+            if (over_ || level_.error <= (eased && !tied ? 0.9 * options_.tol : goal)) {
+                if (last_ || over_) solution_.status = Status::converged;
                 return;
             }
             const bool at_floor = level_.error < 10 * floor();
-            if (level_.error < 0.9 * lowest) {
-                lowest = level_.error;
-                idle = 0;
-            } else if (++idle > (at_floor ? 3 : 4 * patience)) {
+            const int most_failures = at_floor ? 1 : patience;
+            const int most_idle = at_floor ? 3 : eased ? patience : 4 * patience;
+            idle = level_.error < 0.9 * lowest ? 0 : idle + 1;
+            lowest = idle == 0 ? level_.error : lowest;
+            const bool stuck = idle > most_idle || failures_ > most_failures;
+            const bool may_enclose = last_ && !eased && (level_.error > floor() || options_.tol > 1e-2 * floor());
+            if (may_enclose && (stuck || idle % patience == enclose_after) && enclose()) {
+                if (over_) return;
+                failures_ = 0;
+                delta = 0;
+            } else if (stuck) {
                 break;
+            } else {
+                const bool taken = newton_step(goal, delta);
+                if (over_) return;
+                failures_ = taken ? 0 : failures_ + 1;
             }
-            const int taken = newton_step(goal, delta);
-            if (over_) return;
-            failures_ = taken > 0 ? 0 : failures_ + 1;
-            if (failures_ > (at_floor ? 1 : patience)) break;
         }
         if (!last_) return;
         over_ = true;
         solution_.status = level_.error < 10 * floor() ? Status::precision_floor : Status::stalled;
     }
 
-    // One direction and the line search along it; the number of passes that brought progress, 0 for none.
-    int newton_step(double goal, double& delta) {
+    // The interior point method on pairs near the support, each time on more of them. True: a pass was made at what it
+    // found.
+    bool enclose() {
+        if (problem_.m > largest_enclosed) return false;
+        if (proves_infeasible(problem_, level_.f, {level_.g.begin(), level_.g.begin() + problem_.m})) return false;
+        const std::int64_t few = 4 * (problem_.n + problem_.m), all = problem_.n * problem_.m;
+        const std::int64_t most = std::min(all, std::max({16 * few, all / 8, many_pairs}));
+        PairList pairs;
+        while (width_ < 3 * span_ && enclosures_ < most_enclosures) {
+            PairList more = level_.near(width_, most);
+            const auto count = static_cast<std::int64_t>(more.index.size());
+            width_ = count > 0 ? 4 * width_ : std::numeric_limits<double>::infinity();  // too many: then what there was
+            if (count > 0) pairs = std::move(more);
+            const auto held = static_cast<std::int64_t>(pairs.index.size());
+            if (held == enclosed_ || (held < std::max(few, 3 * enclosed_ / 2) && width_ < 3 * span_)) continue;
+            enclosed_ = held;
+            ++enclosures_;
+            std::vector<double> f = level_.f, g(level_.g.begin(), level_.g.begin() + problem_.m);
+            const double lack = std::max(0.1 * options_.tol, 1e-13 * mass_);
+            const int steps = solve_on_pairs(pairs, problem_.a, problem_.b, level_.reg, lack, f, g);
+            if (steps == 0) continue;
+            solution_.newton_iterations += steps;
+            std::copy(g.begin(), g.end(), level_.g.begin());
+            pass();
+            return true;
+        }
+        return false;
+    }
+
+    // One direction and the line search along it; true if it brought progress.
+    bool newton_step(double goal, double& delta) {
         const double error = level_.error, value = level_.value;
         const double forcing = std::clamp(0.3 * goal / error, std::min(3e-2, 0.3 * error / mass_), 0.1);
         const double narrow = 1e-14 * largest_;
@@ -116,7 +225,7 @@ private:
         for (;;) {
             while (!level_.direction(delta, forcing, d_)) {  // too many entries
                 wide = delta /= 4;
-                if (delta < narrow) return 0;
+                if (delta < narrow) return false;
             }
             slope = slope_of();
             // the model holds on the scale delta: a direction that goes far beyond asks for a wider one
@@ -130,7 +239,7 @@ private:
         slope = slope_of();
         if (!(slope > 0) || !std::isfinite(slope)) {
             delta = std::min(4 * delta, wide);
-            return 0;
+            return false;
         }
         const std::vector<double> start = level_.g;
         const double rounding = 1e-13 * std::abs(value) + 1e-15 * mass_ * largest_;
@@ -140,7 +249,7 @@ private:
             for (std::int64_t j = 0; j < problem_.m; ++j) {
                 if (problem_.b[j] > 0) level_.g[j] = start[j] + alpha * d_[j];
             }
-            if (pass()) return 0;
+            if (pass()) return false;
             const double now = slope_of();
             const bool risen = level_.value > value + rounding;
             if (level_.value < best_value) {
@@ -170,17 +279,17 @@ private:
                 for (std::int64_t j = 0; j < problem_.m; ++j) {
                     if (problem_.b[j] > 0) level_.g[j] = start[j] + alpha * d_[j];
                 }
-                if (pass()) return 0;
+                if (pass()) return false;
             }
             if (best_alpha == 0) {
                 delta = std::min(8 * delta, wide);
-                return 0;
+                return false;
             }
         }
         ++solution_.newton_iterations;
         const double moved = alpha * slope / error;
         delta = alpha > 1 ? std::max(moved, delta) : std::max(moved, 1e-3 * delta);
-        return 1;
+        return true;
     }
 
     double slope_of() const {
@@ -193,15 +302,22 @@ private:
 
     QuadraticSolution finish() {
         level_.reg = problem_.reg;
-        level_.constrain(true);
-        if (best_error_ >= 0 && best_error_ < level_.error) level_.g = best_g_;
+        const bool limited = level_.constrained();
+        level_.constrain(limited);
+        if (!best_g_.empty() && (limited || best_ < level_.error)) level_.g = best_g_;
+        level_.ease = 0;
         level_.pass();
         const std::vector<double> shift =
             gauge_shifts(problem_, [&](std::int64_t i) { return level_.f[i]; }, [&](std::int64_t j) { return level_.g[j]; });
         for (std::int64_t j = 0; j < problem_.m; ++j) {
             if (problem_.b[j] > 0) level_.g[j] -= shift[problem_.column_part(j)];
         }
-        level_.pass(&solution_.plan);
+        if (limited) {
+            level_.settle(ease_last, solution_.plan);
+        } else {
+            level_.pass(&solution_.plan);
+        }
+        note_bound();  // what has at most k entries is in the hull
         solution_.f.assign(level_.f.begin(), level_.f.end());
         solution_.g.assign(level_.g.begin(), level_.g.begin() + problem_.m);
         double rows = 0;  // as returned
@@ -227,8 +343,10 @@ private:
     QuadraticLevel level_;
     QuadraticSolution solution_;
     std::vector<double> d_, best_g_;
-    double mass_ = 0, span_ = 0, largest_ = 0, share_ = 0, best_error_ = -1;
-    int failures_ = 0;
+    double mass_ = 0, span_ = 0, largest_ = 0, share_ = 0, best_ = 0;
+    double width_ = 0;
+    std::int64_t enclosed_ = 0;
+    int failures_ = 0, enclosures_ = 0;
     bool over_ = false, last_ = false;
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
@@ -238,7 +356,10 @@ private:
 QuadraticSolution solve_quadratic(const TransportProblem& problem, std::int64_t cardinality, const TransportOptions& options) {
     QuadraticSolution solution = QuadraticRun(problem, cardinality, options).solve();
     const bool stuck = solution.status == Status::stalled || solution.status == Status::max_iter;
-    if (stuck && proves_infeasible(problem, solution.f, solution.g)) solution.status = Status::infeasible;
+    if (stuck && proves_infeasible(problem, solution.f, solution.g)) {
+        solution.status = Status::infeasible;
+        solution.bound = std::numeric_limits<double>::infinity();  // the dual has no maximum
+    }
     return solution;
 }
 

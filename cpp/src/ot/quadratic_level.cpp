@@ -37,6 +37,11 @@ QuadraticLevel::QuadraticLevel(const TransportProblem& problem, std::int64_t car
     columns.assign(cols, 0.0);
     blocks_.resize(static_cast<std::size_t>(tiles_.blocks()));
     partials_.assign(blocks_.size() * cols, 0.0);
+    if (constrained()) {
+        hard_partials_.assign(partials_.size(), 0.0);
+        for (std::vector<double>* of_rows : {&top_, &beta_, &highest_, &tied_inverse_}) of_rows->assign(rows, 0.0);
+        whole_.assign(rows, 0);
+    }
     for (std::size_t k = 0; k < blocks_.size(); ++k) {
         const auto block = static_cast<std::int64_t>(k);
         blocks_[k].row_end.assign(static_cast<std::size_t>(tiles_.block_begin(block + 1) - tiles_.block_begin(block)), 0);
@@ -46,7 +51,8 @@ QuadraticLevel::QuadraticLevel(const TransportProblem& problem, std::int64_t car
 }
 
 // Threshold, entries and sums of one row. Values are taken relative to the row's largest, which keeps their digits.
-void QuadraticLevel::project_row(const CostBlock& row, std::int64_t i, Rows& rows, double* sums, bool keep) {
+void QuadraticLevel::project_row(const CostBlock& row, std::int64_t i, Rows& rows, double* sums, double* hard,
+                                 bool keep) {
     const double z = reg * problem_.a[i];
     double peaks[ot_peaks];
     kernels().ot.row_peaks(row, g.data(), peaks);
@@ -61,9 +67,15 @@ void QuadraticLevel::project_row(const CostBlock& row, std::int64_t i, Rows& row
     for (std::int64_t k = 0; k < count; ++k) v[k] -= highest;
     double t = kernels().ot.simplex_threshold(v, count, z, std::min(low, 0.0));
     bar[i] = highest + t;
+    if (hard != nullptr) {
+        beta_[i] = 0;
+        highest_[i] = highest;
+        whole_[i] = -1;
+    }
     if (count > limit_) {
         std::int64_t kept = 0;
         for (std::int64_t k = 0; k < count; ++k) kept += v[k] > t;
+        if (kept > limit_ && hard != nullptr) return project_eased(i, rows, count, highest, t, sums, hard, keep);
         if (kept > limit_) {  // the largest of them, the first where several are equal
             std::vector<std::int64_t> order(static_cast<std::size_t>(count));
             std::iota(order.begin(), order.end(), std::int64_t(0));
@@ -90,52 +102,68 @@ void QuadraticLevel::project_row(const CostBlock& row, std::int64_t i, Rows& row
         if (!(over > 0)) continue;
         const double p = over / reg;
         sums[index[k]] += p;
+        if (hard != nullptr) hard[index[k]] += p;
         square += p * p;
         cost_sum += p * (g[index[k]] - (v[k] + highest));
         ++rows.entries;
         if (keep) {
             rows.index.push_back(index[k]);
-            rows.value.push_back(p);
+            rows.value.push_back(hard != nullptr ? v[k] : p);
         }
     }
     rows.squares += square;
     rows.cost += cost_sum;
-    rows.value_sum += 0.5 * reg * square - f[i] * problem_.a[i];
+    const double value_of_row = 0.5 * reg * square - f[i] * problem_.a[i];
+    rows.value_sum += value_of_row;
+    rows.hard_sum += value_of_row;
+    rows.penalty += 0.5 * reg * square;
 }
 
 void QuadraticLevel::pass(SparseResult* plan) {
     std::fill(partials_.begin(), partials_.end(), 0.0);
+    std::fill(hard_partials_.begin(), hard_partials_.end(), 0.0);
+    const bool eased = ease > 0 && limit_ < problem_.m;
     for (Rows& rows : blocks_) {
         rows.index.clear();
         rows.value.clear();
-        rows.value_sum = rows.cost = rows.squares = 0;
+        rows.value_sum = rows.cost = rows.squares = rows.penalty = rows.hard_sum = 0;
         rows.entries = 0;
     }
     tiles_.each_tile([&](const CostBlock& tile, std::int64_t first, std::int64_t block) {
         Rows& rows = blocks_[block];
         for (std::int64_t r = 0; r < tile.rows; ++r) {
             const std::int64_t i = first + r;
-            if (problem_.a[i] > 0) project_row(one_row(tile, r), i, rows, partials_.data() + block * padded_, plan != nullptr);
+            if (problem_.a[i] > 0) {
+                project_row(one_row(tile, r), i, rows, partials_.data() + block * padded_,
+                            eased ? hard_partials_.data() + block * padded_ : nullptr, plan != nullptr);
+            }
             rows.row_end[i - tiles_.block_begin(block)] = static_cast<std::int64_t>(rows.index.size());
         }
     });
     std::fill(columns.begin(), columns.end(), 0.0);
-    value = cost = squares = 0;
+    value = cost = squares = penalty = hard_value = 0;
     entries = 0;
+    std::vector<double> hard(eased ? columns.size() : 0, 0.0);
     for (std::size_t k = 0; k < blocks_.size(); ++k) {
         const double* part = partials_.data() + k * columns.size();
         for (std::size_t j = 0; j < columns.size(); ++j) columns[j] += part[j];
+        for (std::size_t j = 0; j < hard.size(); ++j) hard[j] += hard_partials_[k * columns.size() + j];
         value += blocks_[k].value_sum;
         cost += blocks_[k].cost;
         squares += blocks_[k].squares;
+        penalty += blocks_[k].penalty;
+        hard_value += blocks_[k].hard_sum;
         entries += blocks_[k].entries;
     }
-    error = 0;
+    error = hard_error = 0;
     for (std::int64_t j = 0; j < problem_.m; ++j) {
         if (!(problem_.b[j] > 0)) continue;
         error += std::abs(columns[j] - problem_.b[j]);
+        hard_error += eased ? std::abs(hard[j] - problem_.b[j]) : 0;
         value -= problem_.b[j] * g[j];
+        hard_value -= problem_.b[j] * g[j];
     }
+    if (!eased) hard_error = error;
     if (plan == nullptr) return;
     for (const Rows& rows : blocks_) {
         const auto before = static_cast<std::int64_t>(plan->index.size());
@@ -168,8 +196,41 @@ void QuadraticLevel::lift() {
         for (std::size_t k = 0; k < blocks_.size(); ++k) highest = std::max(highest, partials_[k * columns.size() + j]);
         if (!(g[j] < -highest)) continue;
         value -= problem_.b[j] * (-highest - g[j]);
+        hard_value -= problem_.b[j] * (-highest - g[j]);
         g[j] = -highest;
     }
+}
+
+PairList QuadraticLevel::near(double width, std::int64_t most) {
+    for (Rows& rows : blocks_) {
+        rows.index.clear();
+        rows.value.clear();
+    }
+    const std::size_t fair = static_cast<std::size_t>(most);
+    tiles_.each_tile([&](const CostBlock& tile, std::int64_t first, std::int64_t block) {
+        Rows& rows = blocks_[block];
+        for (std::int64_t r = 0; r < tile.rows; ++r) {
+            const std::int64_t i = first + r;
+            if (problem_.a[i] > 0 && rows.index.size() <= fair) {
+                const std::int64_t count = kernels().ot.row_above(one_row(tile, r), g.data(), bar[i] - width,
+                                                                  rows.candidate.data(), rows.v.data());
+                for (std::int64_t k = 0; k < count; ++k) {
+                    rows.index.push_back(rows.candidate[k]);
+                    rows.value.push_back(g[rows.candidate[k]] - rows.v[k]);
+                }
+            }
+            rows.row_end[i - tiles_.block_begin(block)] = static_cast<std::int64_t>(rows.index.size());
+        }
+    });
+    PairList pairs;
+    for (const Rows& rows : blocks_) {
+        const auto before = static_cast<std::int64_t>(pairs.index.size());
+        for (std::int64_t end : rows.row_end) pairs.row_end.push_back(before + end);
+        pairs.index.insert(pairs.index.end(), rows.index.begin(), rows.index.end());
+        pairs.cost.insert(pairs.cost.end(), rows.value.begin(), rows.value.end());
+    }
+    if (pairs.index.size() > fair) return {};
+    return pairs;
 }
 
 bool QuadraticLevel::collect(double delta) {
@@ -177,6 +238,8 @@ bool QuadraticLevel::collect(double delta) {
     const auto cols = static_cast<std::size_t>(padded_);
     row_inverse_.assign(static_cast<std::size_t>(n), 0.0);
     scale_.assign(static_cast<std::size_t>(n), 0.0);
+    const bool eased = ease > 0 && limit_ < m;
+    if (eased) tied_inverse_.assign(static_cast<std::size_t>(n), 0.0);
     triples_.assign(3 * partials_.size(), 0.0);
     // the plan's own entries have to fit in any case
     const double share = std::max(most_weights * static_cast<double>(n) * static_cast<double>(m), 1.2 * static_cast<double>(entries)) + 4096;
@@ -190,6 +253,9 @@ bool QuadraticLevel::collect(double delta) {
         if (first == tiles_.block_begin(block)) {
             rows.index.clear();
             rows.value.clear();
+            rows.tied_index.clear();
+            rows.tied_value.clear();
+            rows.tied_end.assign(rows.row_end.size(), 0);
         }
         double* sums = triples_.data() + 3 * block * padded_;
         for (std::int64_t r = 0; r < tile.rows; ++r) {
@@ -197,15 +263,22 @@ bool QuadraticLevel::collect(double delta) {
             if (problem_.a[i] > 0 && rows.index.size() < room) {
                 const std::int64_t count =
                     kernels().ot.row_above(one_row(tile, r), g.data(), bar[i] - reach * delta, rows.candidate.data(), rows.v.data());
+                const bool tied = eased && beta_[i] > 0;
                 double total = 0, weight = 0;
+                if (tied) total = weigh_eased(i, rows, count, delta, sums);
                 for (std::int64_t k = 0; k < count; ++k) {
+                    if (tied) {
+                        weight += rows.v[k];
+                        continue;
+                    }
                     const double v = rows.v[k];
                     rows.v[k] = v < bar[i] ? std::exp((v - bar[i]) / delta) : 1.0;
                     total += rows.v[k] * (std::max(v + f[i], 0.0) + delta);
                     weight += rows.v[k];
                 }
-                const double s = total > 0 ? reg * problem_.a[i] / total : 0, row = s * (weight + floor_ * static_cast<double>(m));
-                const double inverse = row > 0 ? 1 / row : 0, of_floor = s * inverse;
+                const double s = total > 0 ? reg * problem_.a[i] / total : 0;
+                const double row = s * (weight + (tied ? 0 : floor_ * static_cast<double>(m)));
+                const double inverse = row > 0 ? 1 / row : 0, of_floor = tied ? 0 : s * inverse;
                 const std::size_t at = rows.index.size();
                 rows.index.insert(rows.index.end(), rows.candidate.begin(), rows.candidate.begin() + count);
                 rows.value.resize(at + static_cast<std::size_t>(count));
@@ -220,7 +293,9 @@ bool QuadraticLevel::collect(double delta) {
                 scale_[i] = s;
                 row_inverse_[i] = inverse;
             }
-            rows.row_end[i - tiles_.block_begin(block)] = static_cast<std::int64_t>(rows.index.size());
+            const std::int64_t local = i - tiles_.block_begin(block);
+            rows.row_end[local] = static_cast<std::int64_t>(rows.index.size());
+            rows.tied_end[local] = static_cast<std::int64_t>(rows.tied_index.size());
         }
     });
     weights_ = 0;
@@ -234,7 +309,9 @@ bool QuadraticLevel::collect(double delta) {
     lump_pp_ = 0;
     for (std::int64_t i = 0; i < n; ++i) {
         total += scale_[i];
-        lump_pp_ += scale_[i] * scale_[i] * row_inverse_[i];
+        // an eased row has the floor as one of its own
+        const bool own = eased && beta_[i] > 0;
+        lump_pp_ += own ? scale_[i] / (floor_ * static_cast<double>(m)) : scale_[i] * scale_[i] * row_inverse_[i];
     }
     for (double b : problem_.b) mass += b;
     spread_.assign(cols, 0.0);
@@ -270,6 +347,10 @@ void QuadraticLevel::apply(const double* x, double* y) {
         const SparseRows part{rows.index.data(), rows.value.data(), rows.row_end.data(), static_cast<std::int64_t>(rows.row_end.size()),
                               problem_.m};
         kernels().ot.sparse_normal(part, x, row_inverse_.data() + tiles_.block_begin(block), into);
+        if (rows.tied_index.empty()) return;
+        const SparseRows second{rows.tied_index.data(), rows.tied_value.data(), rows.tied_end.data(),
+                                static_cast<std::int64_t>(rows.tied_end.size()), problem_.m};
+        kernels().ot.sparse_normal(second, x, tied_inverse_.data() + tiles_.block_begin(block), into);
     };
     if (together) {
         std::fill(y, y + cols, 0.0);
@@ -307,20 +388,27 @@ bool QuadraticLevel::factor() {
             for (std::int64_t k = j; k < m; ++k) row[k] = by_lump * lump_[k] + by_spread * spread_[k] + pinned * diagonal_[k];
             row[j] += diagonal_[j] > 0 ? diagonal_[j] * (1 + 1e-13) : 1;
         }
-        for (std::size_t k = 0; k < blocks_.size(); ++k) {
-            const Rows& rows = blocks_[k];
-            const std::int32_t* index = rows.index.data();
-            std::int64_t i = tiles_.block_begin(static_cast<std::int64_t>(k)), first = 0;
-            for (std::int64_t last : rows.row_end) {
+        const auto subtract = [&](const std::vector<std::int32_t>& indices, const std::vector<double>& values,
+                                  const std::vector<std::int64_t>& ends, const double* inverse) {
+            const std::int32_t* index = indices.data();
+            std::int64_t first = 0;
+            for (std::int64_t last : ends) {
                 std::int64_t p = std::lower_bound(index + first, index + last, begin) - index;
                 for (; p < last && index[p] < end; ++p) {
                     double* row = dense_.data() + index[p] * m;
-                    const double c = -rows.value[p] * row_inverse_[i];
-                    for (std::int64_t q = p; q < last; ++q) row[index[q]] += c * rows.value[q];
+                    const double c = -values[p] * *inverse;
+                    for (std::int64_t q = p; q < last; ++q) row[index[q]] += c * values[q];
                 }
                 first = last;
-                ++i;
+                ++inverse;
             }
+        };
+        for (std::size_t k = 0; k < blocks_.size(); ++k) {
+            const Rows& rows = blocks_[k];
+            const std::int64_t i = tiles_.block_begin(static_cast<std::int64_t>(k));
+            subtract(rows.index, rows.value, rows.row_end, row_inverse_.data() + i);
+            if (rows.tied_index.empty()) continue;
+            subtract(rows.tied_index, rows.tied_value, rows.tied_end, tied_inverse_.data() + i);
         }
     });
     throw_if_cancelled();
