@@ -35,6 +35,8 @@ public:
 private:
     GlmMethod choose() const;
     GlmMetric::Kind metric_kind() const;
+    bool starts_from_sample() const;
+    bool exact_serves() const;  // where a sample's Hessian would do as well
     void begin();
     void start_from_sample();
     void refresh();

@@ -40,6 +40,7 @@ public:
     std::int64_t cols() const { return d_; }
     int outputs() const { return static_cast<int>(outputs_); }
     int border() const { return border_; }
+    bool quadratic() const { return family_ == GlmFamily::gaussian; }
     virtual const RowBlock* whole() const = 0;  // as RowSource's; of a device without values
     double total() const { return total_; }
     double ridge() const { return ridge_; }

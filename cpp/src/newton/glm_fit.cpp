@@ -15,8 +15,12 @@ using Vector = std::vector<double>;
 constexpr int64_t widest_block = 4096;    // columns whose Hessian is factored
 constexpr int64_t gram_factor = 60;       // up to so many rows a column, the exact Hessian is as cheap as a sample's
 constexpr int64_t sample_factor = 40;     // rows of a sample a column
+constexpr int64_t newton_factor = 150;    // rows a column from which on that start saves Newton's method time
+constexpr int64_t widest_newton = 48;     // columns up to which a Hessian costs less than the read that it saves
 constexpr int64_t start_factor = 5;       // rows of the sample's own metric a column
 constexpr double small_newton = 6e8;      // flops of an exact Hessian and its factor, up to which Newton's method is the best
+constexpr int64_t exact_width = 144;      // columns up to which the exact Hessian at the sample's minimiser saves more reads than it costs
+constexpr int64_t exact_gaussian = 256;   // the same where the Hessian is constant and nothing else is needed
 constexpr double start_tolerance = 3e-2;  // of the fit to the sample that gives the start
 
 // The products that a Gram matrix of compressed rows takes, over those of a sweep.
@@ -37,8 +41,15 @@ GlmMetric::Kind GlmFit::metric_kind() const {
     if (whole != nullptr && whole->starts != nullptr) {
         return gram_work(*whole) <= 60 && glm_.p() <= 2048 ? GlmMetric::Kind::exact : GlmMetric::Kind::diagonal;
     }
-    if (glm_.rows() <= gram_factor * glm_.p() || glm_.p() <= 32) return GlmMetric::Kind::exact;
-    return whole != nullptr ? GlmMetric::Kind::sample : GlmMetric::Kind::sketch;
+    if (glm_.rows() <= gram_factor * glm_.p()) return GlmMetric::Kind::exact;
+    if (whole == nullptr) return glm_.p() <= 32 ? GlmMetric::Kind::exact : GlmMetric::Kind::sketch;
+    return glm_.quadratic() && glm_.p() <= exact_gaussian ? GlmMetric::Kind::exact : GlmMetric::Kind::sample;
+}
+
+bool GlmFit::starts_from_sample() const {
+    if (options_.init != nullptr) return false;
+    if (solution_.method != GlmMethod::newton) return kind_ == GlmMetric::Kind::sample;
+    return exact_serves() && glm_.rows() > newton_factor * glm_.p() && metric_kind() == GlmMetric::Kind::sample;
 }
 
 GlmMethod GlmFit::choose() const {
@@ -48,8 +59,10 @@ GlmMethod GlmFit::choose() const {
     const double entries = whole != nullptr && whole->starts != nullptr ? static_cast<double>(whole->size()) * gram_work(*whole)
                                                                          : static_cast<double>(glm_.rows()) * static_cast<double>(glm_.p()) * static_cast<double>(glm_.p());
     const double coupled = static_cast<double>(glm_.outputs()) * static_cast<double>(glm_.outputs() + 1) / 2;
-    if (whole != nullptr && glm_.size() <= widest_coupled && entries * coupled + size * size * size / 3 <= small_newton) return GlmMethod::newton;
     const GlmMetric::Kind kind = metric_kind();
+    const bool one_serves = kind == GlmMetric::Kind::sample && exact_serves() && glm_.p() > widest_newton && glm_.rows() > newton_factor * glm_.p();
+    const bool small = glm_.size() <= widest_coupled && entries * coupled + size * size * size / 3 <= small_newton;
+    if (whole != nullptr && small && !one_serves) return GlmMethod::newton;
     if (kind == GlmMetric::Kind::diagonal) return GlmMethod::newton_cg;
     return glm_.outputs() > 1 ? GlmMethod::sketch_pcg : GlmMethod::quasi_newton;  // coupled blocks are far from any metric
 }
@@ -80,10 +93,11 @@ void GlmFit::begin() {
     at_.w.assign(size, 0.0);
     Vector at_zero;
     bool elsewhere = false;
+    const bool sampled = starts_from_sample();
     if (options_.init != nullptr) {
         at_.w.assign(options_.init, options_.init + size);
         elsewhere = true;
-    } else if (kind_ == GlmMetric::Kind::sample) {
+    } else if (sampled) {
         start_from_sample();
         elsewhere = true;
     }
@@ -95,13 +109,24 @@ void GlmFit::begin() {
         std::fill(at_.w.begin(), at_.w.end(), 0.0);
         glm_.evaluate(at_);
     }
-    if (kind_ == GlmMetric::Kind::sample) return;
     if (solution_.method == GlmMethod::newton || solution_.method == GlmMethod::newton_sketch) return;
+    if (kind_ == GlmMetric::Kind::sample) {
+        if (exact_serves()) {
+            kind_ = GlmMetric::Kind::exact;
+        } else if (sampled) {
+            return;  // the sample's
+        } else {
+            kind_ = GlmMetric::Kind::thinned;
+            sketch_rows_ = sample_factor * glm_.p();
+        }
+    }
     if (sketch_rows_ == 0) sketch_rows_ = fit_sketch_factor * glm_.p();
     metric_.build(glm_, at_, kind_, sketch_rows_, options_.seed);
 }
 
-// The minimiser on a sample costs little, is as near as the sample is large, and its Hessian is the metric.
+bool GlmFit::exact_serves() const { return glm_.outputs() == 1 && glm_.p() <= exact_width; }
+
+// The minimiser on a sample costs little and is as near as the sample is large; of many columns its Hessian is the metric.
 void GlmFit::start_from_sample() {
     GlmOptions options = options_;
     options.method = GlmMethod::quasi_newton;
@@ -110,7 +135,7 @@ void GlmFit::start_from_sample() {
     options.callback = nullptr;
     const std::unique_ptr<Glm::Sample> sample = glm_.sample(sample_factor * glm_.p(), options_.seed, options);
     if (sample->model == nullptr) {  // of no weight
-        kind_ = GlmMetric::Kind::sketch;
+        if (kind_ == GlmMetric::Kind::sample) kind_ = GlmMetric::Kind::sketch;
         return;
     }
     GlmFit part(*sample->model, options);
@@ -124,7 +149,7 @@ void GlmFit::start_from_sample() {
         part.glm_.evaluate(part.at_);
     }
     at_.w = part.at_.w;
-    metric_.build_from(glm_, part.glm_, part.at_);
+    if (kind_ == GlmMetric::Kind::sample && !exact_serves()) metric_.build_from(glm_, part.glm_, part.at_);
 }
 
 void GlmFit::refresh() {

@@ -141,13 +141,14 @@ void GlmFit::quasi_newton() {
     }
 }
 
-// One step beyond the tolerance, where the matrix at hand makes it cheap: convergence is quadratic, so the coefficients
-// get the digits that the gradient's norm does not see when columns are nearly collinear.
+// One step beyond the tolerance, with the last step's matrix, which is near enough: the coefficients get the digits
+// that the gradient's norm does not see when columns are nearly collinear, for one read.
 void GlmFit::newton() {
     const bool coupled = glm_.outputs() > 1 && glm_.size() <= widest_coupled;
     bool reached = false;
     while (true) {
-        if (coupled) {
+        if (reached) {
+        } else if (coupled) {
             metric_.build_coupled(glm_, at_);
         } else {
             metric_.build(glm_, at_, GlmMetric::Kind::exact, 0, 0);
