@@ -9,6 +9,7 @@
 #include "rows.h"
 #include "rows_cuda.h"
 #include "sketch/lstsq_rows.h"
+#include "sketch/reflection.h"
 #include "sketch/sweep.h"
 #include "tensor.h"
 
@@ -52,6 +53,18 @@ py::tuple entries(const SparseSign& s, std::int64_t first, std::int64_t n) {
     py::array_t<std::int8_t> sign({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(s.nnz())});
     s.entries(first, n, row.mutable_data(), sign.mutable_data());
     return py::make_tuple(row, sign);
+}
+
+// x, out: dense, alike, rows packed in out. Gives the mean of x's columns (zeros for row −1).
+Doubles reflect_rows(const Rows& x, std::int64_t row, const py::object& weights, double total, py::array& out) {
+    const Doubles values = weights.is_none() ? Doubles() : py::cast<Doubles>(weights);
+    Doubles mean(x.source().cols);
+    std::fill_n(mean.mutable_data(), mean.size(), 0.0);
+    const Reflection by{row, weights.is_none() ? nullptr : values.data(), total};
+    void* const to = out.mutable_data();
+    double* const means = mean.mutable_data();
+    run_released(6 * x.size(), [&] { reflect(*x.source().whole, by, to, means); });
+    return mean;
 }
 
 template <class Embedding>
@@ -146,6 +159,7 @@ void bind_sketch(py::module_& m) {
         }
         return out;
     });
+    m.def("reflect_rows", reflect_rows);
     m.def("lstsq", solve);
     m.def("lstsq", solve_on_device);
     // For the bench and the tests: Aᵀ(A v) for the rows of v (k × cols), in one read.

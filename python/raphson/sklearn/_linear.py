@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,10 @@ from scipy import sparse  # type: ignore[import-untyped]
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import validate_data
 
+from raphson import _core
 from raphson._lstsq import _METHODS, LstsqResult, lstsq
 from raphson._results import warnings_as
-from raphson._rows import is_sparse
+from raphson._rows import dense_view, is_sparse
 from raphson.sklearn._base import FLOATS, ConvergenceWarning, LinearEstimator
 
 __all__ = ["LinearRegression", "Ridge"]
@@ -23,7 +23,6 @@ Doubles = npt.NDArray[np.float64]
 # The column of ones counts for this many times the largest other column, so that of several solutions the one with
 # the smallest coefficients is near that with the smallest coefficients and intercept (to its square).
 _ONES = 2.0**15
-_AT_A_TIME = 1 << 17  # entries of a temporary, which stays in cache
 
 
 class _LeastSquares(MultiOutputMixin, RegressorMixin, LinearEstimator):
@@ -74,49 +73,18 @@ def _reduced(
 ) -> tuple[npt.NDArray[Any], Doubles, Doubles, Doubles]:
     """The least-squares problem that is left for the coefficients, in at most one copy of X; means of X and y.
 
-    A reflection that takes √w to a multiple of the row p, applied to √w·[X, 1], leaves the intercept in that row alone.
-    The other rows are √w (x − x_p − d / (1 + √(w_p / Σw))) with d the mean of x − x_p: one row less than centring
-    leaves, so no row depends on the others, and a constant column is exactly 0.
+    The intercept is taken out by a reflection (reflection.h) that takes √w to a multiple of one row.
     """
-    n, d = X.shape
-    root = None if weight is None else np.sqrt(weight)
-    if not intercept:
-        if root is None:
-            return X, y, np.zeros(d), np.zeros(y.shape[1])
-        scaled = np.empty_like(X, order="C")
-        for start, stop in _spans(n, d, n):
-            scaled[start:stop] = X[start:stop] * root[start:stop, None]
-        return scaled, y * root[:, None], np.zeros(d), np.zeros(y.shape[1])
-    row = 0 if weight is None else int(weight.argmax())
-    total = float(n) if weight is None else float(weight.sum())
-    share = math.sqrt((1.0 if weight is None else weight[row]) / total)
-    given, means = (X, y), []
-    made = np.empty((n - 1, d), dtype=X.dtype), np.empty((n - 1, y.shape[1]))
-    for whole, out in zip(given, made, strict=True):
-        base = whole[row].astype(np.float64)
-        mean = np.zeros(len(base))
-        for start, stop in _spans(n, d, row):
-            part = whole[start:stop] - base
-            mean += part.sum(axis=0) if weight is None else weight[start:stop] @ part
-        mean /= total
-        shift = base + mean / (1 + share)
-        for start, stop in _spans(n, d, row):
-            part = whole[start:stop] - base
-            part -= shift - base
-            if root is not None:
-                part *= root[start:stop, None]
-            at = start - (start > row)
-            out[at : at + len(part)] = part
-        means.append(base + mean)
-    return made[0], made[1], means[0], means[1]
-
-
-def _spans(n: int, d: int, row: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that together are all but one, few at a time."""
-    step = max(1, _AT_A_TIME // max(1, d))
-    for first, last in ((0, row), (row + 1, n)):
-        for start in range(first, last, step):
-            yield start, min(start + step, last)
+    row = -1 if not intercept else 0 if weight is None else int(weight.argmax())
+    if row < 0 and weight is None:
+        return X, y, np.zeros(X.shape[1]), np.zeros(y.shape[1])
+    total = float(len(X)) if weight is None else float(weight.sum())
+    made = []
+    for given in (X, y):
+        view = dense_view(given, "fit", "X")
+        out = np.empty((len(view) - (row >= 0), view.shape[1]), dtype=view.dtype)
+        made.append((out, _core.reflect_rows(_core.Rows.dense(view), row, weight, total, out)))
+    return made[0][0], made[1][0], made[0][1], made[1][1]
 
 
 def _extended(X: Any, y: Doubles, weight: Doubles | None, alpha: float, intercept: bool) -> tuple[Any, Doubles, float]:
