@@ -289,8 +289,8 @@ def fit_glm(
         where X is dense and long, take the exact Hessian (once) where that is cheap, and make a new sketch of more rows
         when progress is slow. ``"newton_cg"``: preconditioned by the Hessian's diagonal. ``"newton"``: the Hessian
         factored in every step. ``"newton_sketch"``: a fresh sketched Hessian in every step, which converges linearly
-        and is here to compare. ``"auto"``: newton for small and narrow problems, quasi_newton where a d×d triangle is worth
-        it, else newton_cg; sketch_pcg for many outputs.
+        and is here to compare. ``"auto"``: newton for small and narrow problems, quasi_newton (many outputs:
+        sketch_pcg) where a d×d triangle is worth it, else newton_cg.
     tol : float, optional
         Of ‖∇‖ / ‖∇ at 0‖; by default 1e-8, for float32 data 1e-4.
     max_iter : int, optional
@@ -323,8 +323,8 @@ def fit_glm(
     Notes
     -----
     A read of X costs 4 flops an entry and output (margin, loss, residual and Xᵀ residual together). Metric: d² flops
-    for each of 40 d sampled rows, or of all where d ≤ 144, or 16 flops an entry for a sketch of 10 d rows and 10 d³. Memory beyond X: about six
-    numbers a row and output; the sample, 40 d²; 3 d².
+    for each of 40 d sampled rows (of all where d < 144), or 16 flops an entry for a sketch of 10 d rows and 10 d³.
+    Memory beyond X: about six numbers a row and output; the sample, 40 d²; 3 d².
 
     CUDA: margins, curvatures and the rows' numbers stay on the device; a read of X sends up and takes back d numbers, a
     metric d², which the host factors.
