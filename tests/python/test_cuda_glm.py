@@ -282,6 +282,20 @@ def test_starts_callbacks_and_limits(rng):
         assert fit(X, y, ridge=1e-4, tol=1e-19).status == "precision_floor"
 
 
+@pytest.mark.parametrize(("n", "d", "method"), [(3000, 48, "auto"), (3000, 48, "newton"), (8800, 145, "auto")])
+def test_long_data_from_a_sample_or_given_coefficients(rng, n, d, method):
+    """All rows' Hessian once, or a sample's; where coefficients are given there is no sample that left one."""
+    X, y = data(rng, "logistic", n=n, d=d, cond=10.0)
+    given = 0.1 * rng.standard_normal(d + 1)
+    for init in (None, given):
+        result = fit(X, y, ridge=1e-3, method=method, init=init)
+        cpu = fit_glm(X, y, ridge=1e-3, method=method, init=init)
+        assert result.converged
+        assert (result.method, result.iterations) == (cpu.method, cpu.iterations)
+        np.testing.assert_allclose(device.get(result.coef), cpu.coef, atol=1e-9)
+        check_certificate(result, parameters(result), X, y, "logistic", 1e-3, True)
+
+
 @pytest.mark.skipif(not device.emulated, reason="a device is done before")
 @pytest.mark.parametrize("family", ["logistic", "multinomial"])
 def test_interrupt(rng, family):
