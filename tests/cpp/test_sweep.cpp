@@ -173,8 +173,9 @@ TEST_CASE("sketch core: triangles") {
             if (j < i) REQUIRE(r[i * n + j] == 0);
         }
     }
-    for (const double shift : {0.0, 1e-30, 2.5}) {
-        shifted_triangle(r.data(), n, n, shift, out.data());
+    std::vector<double> kept;
+    for (const double shift : {0.0, 1e-30, 2.5, 0.3}) {
+        shifted_triangle(r.data(), n, n, shift, kept, out.data());
         for (int64_t i = 0; i < n; ++i) {
             for (int64_t j = 0; j < n; ++j) {
                 double gram = i == j ? shift : 0, square = 0;
@@ -191,7 +192,9 @@ TEST_CASE("sketch core: triangles") {
 TEST_CASE("sketch core: a shift far below the largest entry") {
     const double r[4] = {1.0, 0.5, 0.0, 1e-8};
     double out[4];
-    shifted_triangle(r, 2, 2, 1e-13, out);
+    std::vector<double> kept;
+    shifted_triangle(r, 2, 2, 1e-13, kept, out);
+    CHECK(kept.empty());
     CHECK(std::fabs(out[0]) == doctest::Approx(1).epsilon(1e-12));
     const double truth = 1e-16 + 1e-13 * 1.25;  // its Schur complement
     CHECK(out[3] * out[3] / truth == doctest::Approx(1).epsilon(1e-3));

@@ -186,24 +186,31 @@ void run_small(const Job<F>& job) {
     run_rows(job, all, panels);
 }
 
+// Tasks of a product that is done before another thread would wake are the caller's.
+template <class F>
+void share(std::int64_t tasks, TaskFn task, Job<F>& job) {
+    if (job.m * job.n * job.k > serial_work) return parallel_for(tasks, task, &job);
+    for (std::int64_t t = 0; t < tasks; ++t) task(&job, t);
+}
+
 // Packs A, unless it is read where it lies.
 template <class F>
 void pack_a(Job<F>& job) {
     if (job.packed_a == nullptr) return;
     if constexpr (F::depth == 1) {
         if (job.a_is_b_transposed) {
-            return parallel_for(job.blocks * pieces(job.block, pack_steps_at_once), pack_columns_task<F>, &job);
+            return share(job.blocks * pieces(job.block, pack_steps_at_once), pack_columns_task<F>, job);
         }
     }
-    if (!job.packs_panels) return parallel_for(pieces(job.i1 - job.i0, pack_rows_at_once), pack_rows_task<F>, &job);
-    parallel_for(pieces(job.panels.count, pack_panels_at_once), pack_panels_task<F>, &job);
+    if (!job.packs_panels) return share(pieces(job.i1 - job.i0, pack_rows_at_once), pack_rows_task<F>, job);
+    share(pieces(job.panels.count, pack_panels_at_once), pack_panels_task<F>, job);
 }
 
 template <class F>
 void run_part(Job<F>& job) {
     job.panels = panels_of<F>(job.i0, job.i1);
     pack_a(job);
-    parallel_for(tiles(job, -1, static_cast<Tile*>(nullptr)), tile_task<F>, &job);
+    share(tiles(job, -1, static_cast<Tile*>(nullptr)), tile_task<F>, job);
 }
 
 // A in rows: all of k at once.

@@ -20,27 +20,32 @@ Matrix zeros(int64_t rows, int64_t cols) { return Matrix(static_cast<std::size_t
 
 void upper_triangle(double* a, int64_t rows, int64_t n, double* r) { HouseholderQr(a, n, rows, n).upper(r, n); }
 
-void shifted_triangle(const double* r, int64_t ld, int64_t n, double shift, double* out) {
+void shifted_triangle(const double* r, int64_t ld, int64_t n, double shift, Matrix& gram, double* out) {
     double squares = 0;
-    Matrix stacked = zeros(2 * n, n);
     for (int64_t i = 0; i < n; ++i) {
-        for (int64_t j = i; j < n; ++j) {
-            squares += r[i * ld + j] * r[i * ld + j];
-            stacked[i * n + j] = r[i * ld + j];
-        }
+        for (int64_t j = i; j < n; ++j) squares += r[i * ld + j] * r[i * ld + j];
     }
     if (shift > 1e-12 * squares) {  // squaring does no harm: the shift is far above its rounding
-        Matrix columns = zeros(n, n), gram = zeros(n, n);
-        transpose(stacked.data(), n, n, n, columns.data(), n);
-        kernels().gemm.f64.gram(n, n, 1.0, columns.data(), n, gram.data(), n);
-        for (int64_t i = 0; i < n; ++i) gram[i * n + i] += shift;
-        if (cholesky(gram.data(), n, n, 1e-300) == 0) {
-            for (int64_t i = 0; i < n; ++i) std::fill_n(gram.data() + i * n + i + 1, n - i - 1, 0.0);
-            transpose(gram.data(), n, n, n, out, n);
+        if (gram.empty()) {
+            Matrix columns = zeros(n, n);
+            gram = zeros(n, n);
+            transpose(r, ld, n, n, columns.data(), n);
+            for (int64_t j = 0; j < n; ++j) std::fill_n(columns.data() + j * n + j + 1, n - j - 1, 0.0);
+            kernels().gemm.f64.gram(n, n, 1.0, columns.data(), n, gram.data(), n);
+        }
+        Matrix lower = gram;
+        for (int64_t i = 0; i < n; ++i) lower[i * n + i] += shift;
+        if (cholesky(lower.data(), n, n, 1e-300) == 0) {
+            for (int64_t i = 0; i < n; ++i) std::fill_n(lower.data() + i * n + i + 1, n - i - 1, 0.0);
+            transpose(lower.data(), n, n, n, out, n);
             return;
         }
     }
-    for (int64_t i = 0; i < n; ++i) stacked[(n + i) * n + i] = std::sqrt(shift);
+    Matrix stacked = zeros(2 * n, n);
+    for (int64_t i = 0; i < n; ++i) {
+        std::copy_n(r + i * ld + i, n - i, stacked.data() + i * n + i);
+        stacked[(n + i) * n + i] = std::sqrt(shift);
+    }
     upper_triangle(stacked.data(), 2 * n, n, out);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "dense/blocks.h"
 
@@ -18,8 +19,8 @@ struct SketchCoreTable {
 
 // The upper triangle r (n × n) of a (rows × n, destroyed); zero rows where a has fewer.
 void upper_triangle(double* a, std::int64_t rows, std::int64_t n, double* r);
-// out (n × n): the upper triangle of rᵀr + shift I.
-void shifted_triangle(const double* r, std::int64_t ld, std::int64_t n, double shift, double* out);
+// out (n × n): the upper triangle of rᵀr + shift I. gram: rᵀr, or empty, and kept where it is needed.
+void shifted_triangle(const double* r, std::int64_t ld, std::int64_t n, double shift, std::vector<double>& gram, double* out);
 // Minimum-norm solution of a x = b, a (rows × n, rows < n), singular values up to rcond·largest taken as zeros; b (rows ×
 // k), x (n × k). Gives the rank, and the singular values' extremes.
 std::int64_t solve_wide(const double* a, std::int64_t rows, std::int64_t n, const double* b, std::int64_t k, double rcond,

@@ -41,8 +41,8 @@ void jacobi(double* a, int64_t n, double* s, double* v) {
                 if (!(std::fabs(pq) > small * std::sqrt(pp) * std::sqrt(qq)) || !(std::min(pp, qq) > squares)) continue;
                 turned = true;
                 const double zeta = (qq - pp) / (2 * pq);
-                const double t = (zeta >= 0 ? 1.0 : -1.0) / (std::fabs(zeta) + std::hypot(1.0, zeta));
-                const double cosine = 1 / std::hypot(1.0, t), sine = cosine * t;
+                const double t = (zeta >= 0 ? 1.0 : -1.0) / (std::fabs(zeta) + std::sqrt(1 + zeta * zeta));
+                const double cosine = 1 / std::sqrt(1 + t * t), sine = cosine * t;
                 turn(x, y, n, cosine, sine);
                 if (v != nullptr) turn(v + p * n, v + q * n, n, cosine, sine);
             }

@@ -161,16 +161,22 @@ void Solver::triangle_of_rows() {
     a_.visit([&](const RowBlock& block, int64_t first) {
         for (int64_t begin = 0; begin < block.rows; begin += at_once * chunk) {
             const int64_t rows = std::min(at_once * chunk, block.rows - begin), parts = (rows + chunk - 1) / chunk;
-            stacked.assign(static_cast<std::size_t>((parts + 1) * p * p), 0.0);
-            std::copy(triangle_.upper.begin(), triangle_.upper.end(), stacked.begin());
-            parallel_for(parts, [&](int64_t part) {
+            const int64_t before = first + begin > 0 || options_.ridge > 0 ? 1 : 0;  // triangles
+            stacked.assign(static_cast<std::size_t>((parts + before) * p * p), 0.0);
+            if (before > 0) std::copy(triangle_.upper.begin(), triangle_.upper.end(), stacked.begin());
+            const auto factor = [&](int64_t part) {
                 const int64_t from = begin + part * chunk, count = std::min(chunk, begin + rows - from);
                 std::vector<double> work(static_cast<std::size_t>(count * p));
                 densify(block.part(from, count), b_ + (first + from) * k_, k_, work.data());
-                upper_triangle(work.data(), count, p, stacked.data() + (part + 1) * p * p);
-            });
+                upper_triangle(work.data(), count, p, stacked.data() + (part + before) * p * p);
+            };
+            parts == 1 ? factor(0) : parallel_for(parts, factor);  // one: its products have the threads
             throw_if_cancelled();
-            upper_triangle(stacked.data(), (parts + 1) * p, p, triangle_.upper.data());
+            if (parts + before == 1) {
+                triangle_.upper.swap(stacked);
+            } else {
+                upper_triangle(stacked.data(), (parts + before) * p, p, triangle_.upper.data());
+            }
         }
     });
     ++result_.sweeps;

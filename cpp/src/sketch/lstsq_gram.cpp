@@ -22,8 +22,8 @@ constexpr double most_condition = 1e6;
 // products of this many rows a column.
 constexpr double reads_in_columns = 1000, factor_in_rows = 50;
 constexpr double sparse_updates = 100;  // of AᵀA for an entry of CSR rows: still cheaper than a sketch of them
-constexpr int64_t least_rows = 4;       // a column
-constexpr double least_flops = 2e5;     // below, QR of A is as fast
+constexpr int64_t least_rows = 2;       // a column
+constexpr double least_flops = 2.5e4;   // below, QR of A is as fast
 constexpr int64_t sampled_rows = 4;      // a column, for a first look at the condition …
 constexpr int64_t worth_a_sample = 16;   // … where A has so many more rows
 constexpr int64_t columns_at_once = 16;  // of b in one read of A

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "common/threads.h"
 #include "table.h"
 
 namespace raphson {
@@ -11,6 +12,8 @@ namespace raphson {
 using std::int64_t;
 
 constexpr double eps = std::numeric_limits<double>::epsilon();
+constexpr int64_t worth_sharing = 64;  // rows
+constexpr double negligible_shift = 0.1;  // of the smallest singular value: less moves the backward error by half a per cent
 
 double Triangle::cut(double rcond) const { return rcond >= 0 ? rcond : eps * static_cast<double>(std::max<int64_t>(30, n_)); }
 
@@ -18,26 +21,42 @@ bool Triangle::has_full_rank(double rcond) {
     const SketchCoreTable& core = kernels().sketch_core;
     const DenseTable& dense = kernels().dense;
     const int64_t p = n_ + k_;
-    double smallest = 0, scaled_smallest = 0, scaled_largest = 0;
-    core.extremes(dense, upper.data(), p, n_, &largest, &smallest);
-    rank = n_;
-    cond = smallest > 0 ? largest / smallest : std::numeric_limits<double>::infinity();
+    gram_.clear();
     scaled_.assign(static_cast<std::size_t>(n_ * n_), 0.0);
     length_.assign(static_cast<std::size_t>(n_), 0.0);
+    std::vector<double> entry(length_.size(), 0.0);  // the largest of a column: squares may not be in range
+    for (int64_t i = 0; i < n_; ++i) {
+        for (int64_t j = i; j < n_; ++j) entry[j] = std::max(entry[j], std::fabs(upper[i * p + j]));
+    }
+    for (int64_t i = 0; i < n_; ++i) {
+        for (int64_t j = i; j < n_; ++j) {
+            const double part = entry[j] > 0 ? upper[i * p + j] / entry[j] : 0.0;
+            length_[j] += part * part;
+        }
+    }
     bool full = true;
     for (int64_t j = 0; j < n_; ++j) {
-        double largest_entry = 0, sum = 0;
-        for (int64_t i = 0; i <= j; ++i) largest_entry = std::max(largest_entry, std::fabs(upper[i * p + j]));
-        for (int64_t i = 0; i <= j && largest_entry > 0; ++i) {
-            const double part = upper[i * p + j] / largest_entry;
-            sum += part * part;
-        }
-        length_[j] = largest_entry * std::sqrt(sum);
+        length_[j] = entry[j] * std::sqrt(length_[j]);
         full = full && length_[j] > 0;
-        for (int64_t i = 0; i <= j && length_[j] > 0; ++i) scaled_[i * n_ + j] = upper[i * p + j] / length_[j];
     }
+    for (int64_t i = 0; i < n_; ++i) {
+        for (int64_t j = i; j < n_; ++j) scaled_[i * n_ + j] = length_[j] > 0 ? upper[i * p + j] / length_[j] : 0.0;
+    }
+    double smallest = 0, scaled_smallest = 0, scaled_largest = 0;
+    const auto bounds = [&](int64_t task) {
+        task == 0 ? core.extremes(dense, upper.data(), p, n_, &largest, &smallest)
+                  : core.extremes(dense, scaled_.data(), n_, n_, &scaled_largest, &scaled_smallest);
+    };
+    const int64_t tasks = full ? 2 : 1;
+    if (n_ < worth_sharing) {
+        for (int64_t task = 0; task < tasks; ++task) bounds(task);
+    } else {
+        parallel_for(tasks, bounds);
+        throw_if_cancelled();
+    }
+    rank = n_;
+    cond = smallest > 0 ? largest / smallest : std::numeric_limits<double>::infinity();
     if (full) {
-        core.extremes(dense, scaled_.data(), n_, n_, &scaled_largest, &scaled_smallest);
         full = rcond >= 0 ? smallest > rcond * largest : scaled_smallest > cut(rcond) * scaled_largest;
         scaled_largest_ = scaled_largest;
         scaled_cond_ = scaled_smallest > 0 ? scaled_largest / scaled_smallest : std::numeric_limits<double>::infinity();
@@ -134,9 +153,11 @@ double Triangle::step_floor(const double* x, double r_norm) const {
 
 void Triangle::prepare_error(const double* x, double r_norm) {
     if (!scale.empty() || !u_.empty()) return;
-    shifted_.resize(static_cast<std::size_t>(n_ * n_));
     const double x_norm = scaled_norm(x), ratio = x_norm > 0 ? r_norm / x_norm : 0.0;
-    shifted_triangle(scaled_.data(), n_, n_, ratio * ratio, shifted_.data());
+    shifted_.clear();
+    if (ratio <= negligible_shift * scaled_largest_ / scaled_cond_) return;
+    shifted_.resize(static_cast<std::size_t>(n_ * n_));
+    shifted_triangle(scaled_.data(), n_, n_, ratio * ratio, gram_, shifted_.data());
 }
 
 double Triangle::backward_error(const std::vector<double>& z, const double* x, double r_norm) const {
@@ -155,7 +176,7 @@ double Triangle::backward_error(const std::vector<double>& z, const double* x, d
     }
     std::vector<double> y(static_cast<std::size_t>(n_));
     for (int64_t j = 0; j < n_; ++j) y[j] = z[j] / length_[j];
-    kernels().dense.solve_triangle(shifted_.data(), n_, n_, true, true, y.data());
+    kernels().dense.solve_triangle(shifted_.empty() ? scaled_.data() : shifted_.data(), n_, n_, true, true, y.data());
     return norm(y.data(), n_) / (x_norm * std::sqrt(static_cast<double>(n_)));
 }
 

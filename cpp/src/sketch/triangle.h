@@ -44,7 +44,8 @@ private:
     double cut(double rcond) const;
 
     std::vector<double> scaled_, length_;  // R with columns at norm 1, and the norms they had
-    std::vector<double> shifted_;          // triangle of RᵀR + (‖r‖/‖x‖)² I, scaled
+    std::vector<double> shifted_;          // triangle of RᵀR + (‖r‖/‖x‖)² I, scaled; empty: scaled_ itself
+    std::vector<double> gram_;             // RᵀR, scaled, once a shift needed it
 };
 
 }  // namespace raphson
