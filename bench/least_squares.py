@@ -14,6 +14,22 @@ Doubles = npt.NDArray[np.float64]
 SHAPES = [(100_000, 500), (1_000_000, 100)]
 METHODS = {1e3: ("auto",), 1e8: ("sketch", "fossils", "direct")}  # by condition
 REACH = 4.0
+EVERYDAY = [
+    (20, 3, 1),
+    (100, 5, 1),
+    (1000, 10, 1),
+    (1000, 50, 1),
+    (1000, 300, 1),
+    (500, 500, 1),
+    (1000, 1000, 1),
+    (1000, 1000, 10),
+    (2000, 1000, 1),
+    (5000, 1000, 1),
+    (300, 1000, 1),
+    (10_000, 20, 1),
+    (10_000, 100, 50),
+    (100_000, 10, 1),
+]
 
 
 @dataclass(frozen=True)
@@ -90,11 +106,47 @@ def measure(m: int, n: int, cond: float, threads: int, repeats: int, peer: bool)
     return rows
 
 
+def everyday(threads: int, quick: bool) -> list[Solve]:
+    """Gaussian problems of the sizes that most calls have, beside NumPy's and SciPy's better one (QR with pivoting)."""
+    from scipy.linalg import lstsq as scipy_lstsq
+    from threadpoolctl import threadpool_limits
+
+    import raphson
+
+    raphson.set_num_threads(threads)
+    rng, rows = np.random.default_rng(0), []
+    for m, n, k in EVERYDAY[:4] if quick else EVERYDAY:
+        a, b = rng.standard_normal((m, n)), rng.standard_normal((m, k))
+        b = b[:, 0] if k == 1 else b
+        runs: list[tuple[str, Any]] = [
+            ("raphson", lambda a=a, b=b: raphson.lstsq(a, b)),
+            ("numpy.linalg.lstsq", lambda a=a, b=b: np.linalg.lstsq(a, b, rcond=None)[0]),
+            ("scipy gelsy", lambda a=a, b=b: scipy_lstsq(a, b, lapack_driver="gelsy", check_finite=False)[0]),
+        ]
+        repeats = 5 if m * n * n > 1e7 else 101
+        with threadpool_limits(threads):
+            took = []
+            for _, run in runs:
+                time.sleep(0.15)  # OpenBLAS's threads spin after a product
+                took.append(seconds(run, repeats))
+        found = took[0][1]
+        shape = f"{m}×{n}" + (f", {k} b" if k > 1 else "")
+        best, error = min(took[1][0], took[2][0]), float(np.max(found.backward_error))
+        rows.append(
+            Solve(
+                shape, 1, threads, f"raphson {found.method}", 1e3 * took[0][0], best / took[0][0], error, found.sweeps
+            )
+        )
+        for (peer, _), (spent, _) in zip(runs[1:], took[1:], strict=True):
+            rows.append(Solve(shape, 1, threads, peer, 1e3 * spent, best / spent, float("nan"), None))
+    return rows
+
+
 def show(rows: list[Solve]) -> None:
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:8.2f}"
         print(
-            f"{row.shape:14s}{row.cond:7.0e}{row.threads:3d}  {row.what:22s}{row.milliseconds:10.0f} ms{ratio:8s}"
+            f"{row.shape:14s}{row.cond:7.0e}{row.threads:3d}  {row.what:22s}{row.milliseconds:10.4g} ms{ratio:8s}"
             f"   backward error {row.backward_error:.1e}   {'' if row.sweeps is None else f'{row.sweeps} reads'}"
         )
 

@@ -109,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", default="1", help="numbers of threads, such as 1,2")
     parser.add_argument("--quick", action="store_true", help="a small matrix, two rounds")
     parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--everyday", action="store_true", help="only least squares of the sizes that most calls have")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE", help="backward error against time")
 
@@ -119,6 +120,12 @@ def run(options: argparse.Namespace) -> int:
     if options.plot:
         least_squares.plot(options.plot)
         return 0
+    if options.everyday or options.quick:
+        print("least squares of everyday sizes; ratio: the time of the better peer over this one")
+        for threads in options.threads.split(","):
+            least_squares.show(least_squares.everyday(int(threads), options.quick))
+        if options.everyday:
+            return 0
     m, d, rounds = (20000, 100, 2) if options.quick else (200000, 500, 5)
     found = []
     print(f"S A of A {m}×{d} float64")

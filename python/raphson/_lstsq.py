@@ -104,7 +104,7 @@ def lstsq(
         without it. ``"sketch"``: SparseSign sketch of 12 n rows, its triangle as preconditioner and its solution as
         start, then refinements by conjugate gradients (SPIR-CG), two or more. ``"fossils"``: the same by heavy-ball
         steps. ``"direct"``: Householder QR of A by blocks of rows. ``"cg"``: conjugate gradients on columns scaled to
-        norm 1. ``"auto"``: gram from 4 rows a column on where AᵀA costs less than the rest of the others and 4 n rows,
+        norm 1. ``"auto"``: gram from 2 rows a column on where AᵀA costs less than the rest of the others and 4 n rows,
         evenly spaced, say that the condition allows it (a callable and CSR: without that look). Else direct up to 40
         rows a column (CUDA: 16), up to 2e7 flops and for m < n, cg for CSR with more than 4096 columns, else sketch.
     tol : float, optional
