@@ -38,8 +38,8 @@ class LstsqResult:
         Karlson and Waldén's estimate of the smallest relative change ‖ΔA‖_F / ‖A‖_F that makes x an exact solution,
         measured on x, of A with its columns scaled to norm 1 (that of A itself is at most √n times it); of several
         columns of b the largest. Where A was cut to a lower rank: of the cut problem, unscaled. ``method="cg"``:
-        Stewart's ‖Aᵀr‖ / (‖A‖_F ‖r‖), which is no smaller. m < n: ‖r‖ / (‖A‖_F ‖x‖), or Stewart's where b is out of
-        reach.
+        Stewart's ‖Aᵀr‖ / (‖A‖_F ‖r‖), of [A; √ridge I], or ‖r‖ / (‖A‖_F ‖x‖) without a ridge, which are no smaller.
+        m < n: the same.
     rank : int
         Singular values that were kept.
     cond : float
@@ -121,7 +121,7 @@ def lstsq(
     ------
     ValueError
         Shapes that do not fit, NaN or Inf (CUDA: they give NaNs and ``status="breakdown"``), ridge < 0, rcond outside
-        [0, 1), tol not positive.
+        [0, 1), tol not positive, x beyond the range of A's dtype.
     TypeError
         Integer or complex data.
 

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "common/threads.h"
@@ -42,10 +43,10 @@ double tolerance(DType precision, const LstsqOptions& options) {
 class Solver {
 public:
     // On a device `a` has only a shape, b is null, and the method is not `direct`.
-    Solver(const LstsqRows& passes, const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options,
+    Solver(const LstsqRows& passes, const RowSource& a, const double* b, int64_t k, const Returned& returned, const LstsqOptions& options,
            bool as_it_is)
-        : as_it_is_(as_it_is), passes_(passes), a_(a), b_(b), k_(k), n_(a.cols), triangle_(a.cols, k), precision_(precision), options_(options) {
-        tol_ = tolerance(precision, options);
+        : as_it_is_(as_it_is), passes_(passes), a_(a), b_(b), k_(k), n_(a.cols), triangle_(a.cols, k), returned_(returned), options_(options) {
+        tol_ = tolerance(returned.type, options);
         result_.x.assign(static_cast<std::size_t>(n_ * k), 0.0);
         result_.residual_norm.assign(static_cast<std::size_t>(k), 0.0);
         result_.backward_error.assign(static_cast<std::size_t>(k), 0.0);
@@ -76,7 +77,7 @@ private:
     const double* b_;
     int64_t k_, n_;
     Triangle triangle_;
-    DType precision_;
+    const Returned returned_;
     const LstsqOptions& options_;
     double tol_;
     LstsqResult result_;
@@ -93,12 +94,16 @@ LstsqResult Solver::run() {
     LstsqMethod method = automatic(options_) ? choose() : options_.method;
     if ((method == LstsqMethod::sketch || method == LstsqMethod::fossils) && a_.rows < 2 * n_) method = LstsqMethod::direct;
     result_.method = method;
-    if (n_ == 0 || k_ == 0) return result_;
+    if (n_ == 0 || k_ == 0) {
+        double none = 0;
+        for (int64_t column = 0; column < k_; ++column) result_.residual_norm[column] = passes_.residual(column, &none, &none);
+        return result_;
+    }
     if (gram_first(a_, k_, options_)) {
-        if (const auto found = lstsq_by_gram(passes_, a_, k_, precision_, options_, tol_, result_.sweeps)) return *found;
+        if (const auto found = lstsq_by_gram(passes_, a_, k_, returned_, options_, tol_, result_.sweeps)) return *found;
     }
     if (method == LstsqMethod::direct && a_.rows < n_) {
-        LstsqResult wide = lstsq_wide(a_, b_, k_, precision_, options_, tol_, as_it_is_);
+        LstsqResult wide = lstsq_wide(a_, b_, k_, returned_, options_, tol_, as_it_is_);
         wide.sweeps += result_.sweeps;
         return wide;
     }
@@ -195,6 +200,7 @@ void Solver::scale_columns() {
     triangle_.frobenius = std::sqrt(sum);
     check_range(triangle_.frobenius, as_it_is_);
     triangle_.largest = triangle_.frobenius;
+    triangle_.ridge = options_.ridge;
     result_.cond = std::numeric_limits<double>::quiet_NaN();
 }
 
@@ -294,14 +300,12 @@ void Solver::refine(int64_t column, double* x) {
         for (int64_t j = 0; j < n_; ++j) x[j] += change[j];
     }
     std::copy(best.begin(), best.end(), x);
-    const bool measured = precision_ == DType::float64 && std::isfinite(best_error);  // a float32 x is rounded first
+    const bool measured = returned_.type == DType::float64 && std::isfinite(best_error);  // a float32 x is rounded first
     measured ? record(column, best_norm, best_error) : certify(column, x);
 }
 
 void Solver::certify(int64_t column, double* x) {
-    if (precision_ == DType::float32) {
-        for (int64_t j = 0; j < n_; ++j) x[j] = static_cast<double>(static_cast<float>(x[j]));
-    }
+    for (int64_t j = 0; j < n_; ++j) x[j] = returned_.rounded(x[j]);
     std::vector<double> z(static_cast<std::size_t>(n_));
     const double r_norm = residual(column, x, z.data());
     if (!std::isfinite(r_norm)) throw NotFinite("lstsq: b has NaN or Inf");
@@ -313,7 +317,7 @@ void Solver::record(int64_t column, double r_norm, double error) {
     result_.residual_norm[column] = r_norm;
     result_.backward_error[column] = error;
     if (error <= tol_) return;
-    const double reachable = precision_ == DType::float64 ? 10 * eps : 1e-6;
+    const double reachable = returned_.type == DType::float64 ? 10 * eps : 1e-6;
     const Status found = error <= reachable ? Status::precision_floor : Status::stalled;
     if (result_.status == Status::converged || found == Status::stalled) result_.status = found;
 }
@@ -322,6 +326,8 @@ void check(const LstsqOptions& options) {
     if (!(options.ridge >= 0) || !std::isfinite(options.ridge)) throw std::invalid_argument("lstsq: ridge must not be negative");
     if (options.rcond >= 1) throw std::invalid_argument("lstsq: rcond must be below 1");
 }
+
+std::string name_of(DType type) { return type == DType::float64 ? "float64" : "float32"; }
 
 // Squares of numbers up to `size` are not safe.
 bool out_of_range(double size) { return size > 0 && (size > 1e70 || size < 1e-70); }
@@ -340,6 +346,19 @@ LstsqResult of_nans(int64_t n, int64_t k, LstsqMethod method) {
 
 }  // namespace
 
+double Returned::rounded(double x) const {
+    if (type == DType::float64) return x;
+    const auto there = static_cast<float>(std::ldexp(x, exponent));
+    if (std::isinf(there) && std::isfinite(x)) unscaled(std::numeric_limits<double>::infinity());
+    return std::ldexp(static_cast<double>(there), -exponent);
+}
+
+double Returned::unscaled(double x) const {
+    const double there = std::ldexp(x, exponent);
+    if (std::isinf(there)) throw std::invalid_argument("lstsq: x leaves the range of A's dtype, " + name_of(type) + "; scale A or b");
+    return there;
+}
+
 const char* to_string(LstsqMethod method) {
     switch (method) {
         case LstsqMethod::automatic: return "auto";
@@ -354,27 +373,28 @@ const char* to_string(LstsqMethod method) {
 LstsqResult lstsq(const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options) {
     check(options);
     // b at a power of two where its squares are safe; A only where the first look at it fails, which costs a copy by blocks.
-    const double size = largest(b, a.rows * k), unit = size > 0 ? std::exp2(-std::ilogb(size)) : 1.0;
+    const double size = largest(b, a.rows * k);
     const bool far = out_of_range(size);
+    const int b_exponent = far ? std::ilogb(size) : 0;
     std::vector<double> scaled_b(b, b + (far ? a.rows * k : 0));
-    for (double& value : scaled_b) value *= unit;
+    for (double& value : scaled_b) value = std::ldexp(value, -b_exponent);
     const double* const right = far ? scaled_b.data() : b;
-    const double b_scale = far ? unit : 1.0;
-    const auto finish = [&](LstsqResult result, double a_scale) {
-        for (double& x : result.x) x = x * a_scale / b_scale;
-        for (double& r : result.residual_norm) r /= b_scale;
+    const auto solve = [&](const RowSource& rows, int a_exponent, const LstsqOptions& inside, bool as_it_is) {
+        const Returned returned{precision, b_exponent - a_exponent};
+        LstsqResult result = Solver(HostLstsqRows(rows, right, k), rows, right, k, returned, inside, as_it_is).run();
+        for (double& x : result.x) x = returned.unscaled(x);
+        for (double& r : result.residual_norm) r = std::ldexp(r, b_exponent);
         return result;
     };
     try {
-        return finish(Solver(HostLstsqRows(a, right, k), a, right, k, precision, options, false).run(), 1.0);
+        return solve(a, 0, options, false);
     } catch (const OutOfRange&) {
         const double most = largest(a);
         if (!std::isfinite(most)) throw NotFinite("lstsq: A has NaN or Inf");
-        const double factor = most > 0 ? std::exp2(-std::ilogb(most)) : 1.0;
+        const int exponent = most > 0 ? std::ilogb(most) : 0;
         LstsqOptions inside = options;
-        inside.ridge = options.ridge * factor * factor;
-        const RowSource scaled = scaled_rows(a, factor);
-        return finish(Solver(HostLstsqRows(scaled, right, k), scaled, right, k, precision, inside, true).run(), factor);
+        inside.ridge = std::ldexp(options.ridge, -2 * exponent);
+        return solve(scaled_rows(a, std::ldexp(1.0, -exponent)), exponent, inside, true);
     }
 }
 
@@ -385,7 +405,7 @@ LstsqResult lstsq_on_device(CudaRows& a, const CudaView& b, DType precision, con
     const double size = passes.largest();
     LstsqOptions there = options;
     if (automatic(options)) there.method = direct_or_sketch(visits, device_direct_factor);
-    const bool visit = there.method == LstsqMethod::direct || (there.method != LstsqMethod::cg && visits.rows < 2 * visits.cols);
+    const bool visit = visits.cols == 0 || there.method == LstsqMethod::direct || (there.method != LstsqMethod::cg && visits.rows < 2 * visits.cols);
     int sweeps = 0;  // of attempts
     const auto finish = [&](LstsqResult result) {
         result.sweeps += sweeps;
@@ -395,11 +415,11 @@ LstsqResult lstsq_on_device(CudaRows& a, const CudaView& b, DType precision, con
         if (!std::isfinite(size)) throw NotFinite("lstsq: b has NaN or Inf");
         if (gram_first(visits, b.columns, options) && !out_of_range(size)) {
             const double tol = tolerance(precision, options);
-            if (const auto found = lstsq_by_gram(passes, visits, b.columns, precision, options, tol, sweeps)) return *found;
+            if (const auto found = lstsq_by_gram(passes, visits, b.columns, {precision, 0}, options, tol, sweeps)) return *found;
         }
         if (!visit && !out_of_range(size)) {
             try {
-                return finish(Solver(passes, visits, nullptr, b.columns, precision, there, false).run());
+                return finish(Solver(passes, visits, nullptr, b.columns, {precision, 0}, there, false).run());
             } catch (const OutOfRange&) {
             }
         }
