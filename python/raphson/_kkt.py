@@ -23,6 +23,7 @@ Doubles = npt.NDArray[np.float64]
 KKT_METHODS = {"ldlt": 0, "minres": 1, "kaczmarz": 2, "gaussian": 3, "block": 4}
 _SAMPLINGS = {"equilibrated": 0, "uniform": 1, "row_norm": 2}
 _LEVEL = {"ldlt": 1e-12, "minres": 1e-10, "kaczmarz": 1e-6, "gaussian": 1e-6, "block": 1e-6}
+_WORST = 1e-3  # a residual beyond it solves nothing, whatever the precision reaches
 _HINTS = {
     "infeasible": "The matrix is singular and rhs is not in its range: rows of G depend on one another.",
     "precision_floor": "The system's conditioning does not allow more.",
@@ -122,7 +123,7 @@ def solve_kkt(
         e, and lose to both of the above on every system that can be stored (docs/newton.md has the measurements).
     tol : float, optional
         Of ‖K x − rhs‖ / ‖rhs‖; by default 1e-12, 1e-10 (minres), 1e-6 (the others, and a float32 rhs) or, for ldlt and
-        where x is large, 10 ulp of ‖K‖_F ‖x‖.
+        where x is large, 10 ulp of ‖K‖_F ‖x‖ (at most 1e-3).
     seed : int or numpy.random.Generator
         Of the sketches.
     max_iter : int, optional
@@ -208,7 +209,7 @@ def solve_kkt(
     )
     like = like_of(rhs)
     residual, status = found["residual"], found["status"]
-    if tol is None and method == "ldlt" and status == "precision_floor":
+    if tol is None and method == "ldlt" and status == "precision_floor" and residual <= _WORST:
         status = "converged"  # ten units in the last place of ‖K‖ ‖x‖: what the precision reaches
     if single:
         with np.errstate(over="ignore"):
@@ -216,7 +217,7 @@ def solve_kkt(
         if not np.isfinite(rounded).all() and np.isfinite(found["x"]).all():
             raise ValueError(f"{function}: x leaves the range of rhs's dtype, float32; scale B, G or rhs")
         residual, unit = _residual(B, G, rounded, right.astype(np.float64), n)
-        reached = max(level, 10 * unit) if tol is None and method == "ldlt" else level
+        reached = max(level, min(10 * unit, _WORST)) if tol is None and method == "ldlt" else level
         if not residual <= reached and status == "converged":
             status = "precision_floor"
     result = KktResult(

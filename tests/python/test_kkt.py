@@ -306,3 +306,14 @@ def test_float32_is_judged_by_what_its_x_can_reach():
     assert found.residual <= 10 * reach
     with pytest.warns(raphson.ConvergenceWarning):
         assert solve_kkt(B, G, rhs, tol=1e-6).status == "precision_floor"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_precision_excuses_a_residual_that_solves_nothing(dtype):
+    small = float(np.finfo(dtype).eps) * 1e-2
+    B = np.array([[1, 1, 0], [1, 1 + small, 0], [0, 0, 1 / small]], dtype=dtype)
+    B[:2, :2] = small * np.array([[1, 2], [2, 1]])
+    found = solve_kkt(B, None, np.array([1, 0.3, 0.1], dtype=dtype))
+    K = B.astype(float)
+    left = np.linalg.norm(K @ found.x - np.array([1, 0.3, 0.1], dtype=dtype)) / np.linalg.norm([1, 0.3, 0.1])
+    assert not found.converged or left <= 1e-3

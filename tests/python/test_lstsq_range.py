@@ -78,3 +78,28 @@ def test_cg_certifies_an_exact_solution(dtype):
     expected = np.linalg.solve(a.T.astype(float) @ a + 2 * np.eye(8), a.T.astype(float) @ b)
     assert regular.converged
     np.testing.assert_allclose(regular.x, expected, rtol=1e-12 if dtype == np.float64 else 1e-6)
+
+
+# ---- right-hand sides by the thousand: neither their square nor their cube ---------------------------------
+@pytest.mark.parametrize("method", ["direct", "sketch", "gram"])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(60, 30, 8000), (5000, 3, 400), (33, 33, 34), (3000, 17, 18), (40, 20, 17), (9, 1, 17)]
+)
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+def test_many_right_hand_sides(m, n, k, method, ridge):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((m, n)), rng.standard_normal((m, k))
+    result = lstsq(a, b, method=method, ridge=ridge)
+    expected = np.linalg.lstsq(
+        np.vstack([a, np.sqrt(ridge) * np.eye(n)]), np.vstack([b, np.zeros((n, k))]), rcond=None
+    )[0]
+    assert result.converged
+    np.testing.assert_allclose(result.x, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_many_right_hand_sides_of_a_cut_rank():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((200, 12)) @ rng.standard_normal((12, 30)), rng.standard_normal((200, 500))
+    result = lstsq(a, b)
+    assert result.rank == 12
+    np.testing.assert_allclose(result.x, np.linalg.pinv(a) @ b, atol=1e-12)

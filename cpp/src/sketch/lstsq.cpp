@@ -140,8 +140,8 @@ void Solver::triangle_of_sketch() {
     check_range(triangle_.frobenius, as_it_is_);
     // Two halves at once, then their triangles: the same R, and two threads have work.
     const int64_t half = rows / 2;
-    triangle_.upper.assign(static_cast<std::size_t>(p * p), 0.0);
-    std::vector<double> stacked(static_cast<std::size_t>((2 * p + extra) * p), 0.0);
+    triangle_.upper.assign(static_cast<std::size_t>(n_ * p), 0.0);
+    std::vector<double> stacked(static_cast<std::size_t>((2 * n_ + extra) * p), 0.0);
     parallel_for(2, [&](int64_t part) {
         const int64_t begin = part * half, count = part == 0 ? half : rows - half;
         std::vector<double> work(static_cast<std::size_t>(count * p));
@@ -149,16 +149,16 @@ void Solver::triangle_of_sketch() {
             std::copy_n(sketched.data() + (begin + i) * n_, n_, work.data() + i * p);
             std::copy_n(right.data() + (begin + i) * k_, k_, work.data() + i * p + n_);
         }
-        upper_triangle(work.data(), count, p, stacked.data() + part * p * p);
+        upper_triangle_beside(work.data(), count, n_, k_, stacked.data() + part * n_ * p);
     });
     throw_if_cancelled();
-    for (int64_t j = 0; j < extra; ++j) stacked[(2 * p + j) * p + j] = std::sqrt(options_.ridge);
-    upper_triangle(stacked.data(), 2 * p + extra, p, triangle_.upper.data());
+    for (int64_t j = 0; j < extra; ++j) stacked[(2 * n_ + j) * p + j] = std::sqrt(options_.ridge);
+    upper_triangle_beside(stacked.data(), 2 * n_ + extra, n_, k_, triangle_.upper.data());
 }
 
 void Solver::triangle_of_rows() {
-    const int64_t p = n_ + k_, chunk = std::max<int64_t>(8 * p, 2048), at_once = 16;
-    triangle_.upper.assign(static_cast<std::size_t>(p * p), 0.0);
+    const int64_t p = n_ + k_, chunk = std::max<int64_t>(8 * (n_ + std::min(k_, n_)), 2048), at_once = 16;
+    triangle_.upper.assign(static_cast<std::size_t>(n_ * p), 0.0);
     if (options_.ridge > 0) {
         for (int64_t j = 0; j < n_; ++j) triangle_.upper[j * p + j] = std::sqrt(options_.ridge);
     }
@@ -166,16 +166,16 @@ void Solver::triangle_of_rows() {
     a_.visit([&](const RowBlock& block, int64_t first) {
         for (int64_t begin = 0; begin < block.rows; begin += at_once * chunk) {
             const int64_t rows = std::min(at_once * chunk, block.rows - begin), parts = (rows + chunk - 1) / chunk;
-            stacked.assign(static_cast<std::size_t>((parts + 1) * p * p), 0.0);
+            stacked.assign(static_cast<std::size_t>((parts + 1) * n_ * p), 0.0);
             std::copy(triangle_.upper.begin(), triangle_.upper.end(), stacked.begin());
             parallel_for(parts, [&](int64_t part) {
                 const int64_t from = begin + part * chunk, count = std::min(chunk, begin + rows - from);
                 std::vector<double> work(static_cast<std::size_t>(count * p));
                 densify(block.part(from, count), b_ + (first + from) * k_, k_, work.data());
-                upper_triangle(work.data(), count, p, stacked.data() + (part + 1) * p * p);
+                upper_triangle_beside(work.data(), count, n_, k_, stacked.data() + (part + 1) * n_ * p);
             });
             throw_if_cancelled();
-            upper_triangle(stacked.data(), (parts + 1) * p, p, triangle_.upper.data());
+            upper_triangle_beside(stacked.data(), (parts + 1) * n_, n_, k_, triangle_.upper.data());
         }
     });
     ++result_.sweeps;

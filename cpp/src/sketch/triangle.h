@@ -13,7 +13,7 @@ class Triangle {
 public:
     Triangle(std::int64_t n, std::int64_t k) : rank(n), n_(n), k_(k) {}
 
-    std::vector<double> upper;  // (n + k)²: R, beside it Qᵀb for k right-hand sides; or …
+    std::vector<double> upper;  // n × (n + k): R, beside it Qᵀb for k right-hand sides; or …
     std::vector<double> scale;  // … factors of the columns
     std::int64_t rank;
     double cond = 1, largest = 0, frobenius = 0;  // of the matrix, estimated from R
