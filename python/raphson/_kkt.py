@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ Doubles = npt.NDArray[np.float64]
 KKT_METHODS = {"ldlt": 0, "minres": 1, "kaczmarz": 2, "gaussian": 3, "block": 4}
 _SAMPLINGS = {"equilibrated": 0, "uniform": 1, "row_norm": 2}
 _LEVEL = {"ldlt": 1e-12, "minres": 1e-10, "kaczmarz": 1e-6, "gaussian": 1e-6, "block": 1e-6}
+_WORST = 1e-3  # a residual beyond it solves nothing, whatever the precision reaches
 _HINTS = {
     "infeasible": "The matrix is singular and rhs is not in its range: rows of G depend on one another.",
     "precision_floor": "The system's conditioning does not allow more.",
@@ -120,8 +122,8 @@ def solve_kkt(
         of all rows), ``"block"`` (a random block of a fixed partition): they need ‖K‖_F²/σ_min² steps for each factor
         e, and lose to both of the above on every system that can be stored (docs/newton.md has the measurements).
     tol : float, optional
-        Of ‖K x − rhs‖ / ‖rhs‖; by default 1e-12 or, where x is large, 10 ulp of ‖K‖_F ‖x‖ (ldlt), 1e-10 (minres), 1e-6
-        (the others, and a float32 rhs).
+        Of ‖K x − rhs‖ / ‖rhs‖; by default 1e-12, 1e-10 (minres), 1e-6 (the others, and a float32 rhs) or, for ldlt and
+        where x is large, 10 ulp of ‖K‖_F ‖x‖ (at most 1e-3).
     seed : int or numpy.random.Generator
         Of the sketches.
     max_iter : int, optional
@@ -207,11 +209,16 @@ def solve_kkt(
     )
     like = like_of(rhs)
     residual, status = found["residual"], found["status"]
-    if tol is None and method == "ldlt" and status == "precision_floor":
+    if tol is None and method == "ldlt" and status == "precision_floor" and residual <= _WORST:
         status = "converged"  # ten units in the last place of ‖K‖ ‖x‖: what the precision reaches
     if single:
-        residual = _residual(B, G, found["x"].astype(np.float32).astype(np.float64), right.astype(np.float64), n)
-        if residual > level and status == "converged":
+        with np.errstate(over="ignore"):
+            rounded = found["x"].astype(np.float32).astype(np.float64)
+        if not np.isfinite(rounded).all() and np.isfinite(found["x"]).all():
+            raise ValueError(f"{function}: x leaves the range of rhs's dtype, float32; scale B, G or rhs")
+        residual, unit = _residual(B, G, rounded, right.astype(np.float64), n)
+        reached = max(level, min(10 * unit, _WORST)) if tol is None and method == "ldlt" else level
+        if not residual <= reached and status == "converged":
             status = "precision_floor"
     result = KktResult(
         x=back(found["x"], like, right.dtype.name),
@@ -228,8 +235,8 @@ def solve_kkt(
     return result
 
 
-def _residual(B: Any, G: Any, x: Doubles, rhs: Doubles, n: int) -> float:
-    """‖K x − rhs‖ / ‖rhs‖ of an x that was rounded."""
+def _residual(B: Any, G: Any, x: Doubles, rhs: Doubles, n: int) -> tuple[float, float]:
+    """‖K x − rhs‖ / ‖rhs‖ of an x that was rounded to float32, and what a unit in its last place may change."""
 
     def product(matrix: Any, v: Doubles) -> Doubles:
         held = matrix if is_sparse(matrix) else _core._as_numpy(matrix, "solve_kkt", "B").astype(np.float64, copy=False)
@@ -241,7 +248,15 @@ def _residual(B: Any, G: Any, x: Doubles, rhs: Doubles, n: int) -> float:
         left += product(G.T if is_sparse(G) else _core._as_numpy(G, "solve_kkt", "G").T, x[n:])
         below = product(G, x[:n]) - rhs[n:]
     size = float(np.linalg.norm(rhs))
-    return float(np.hypot(np.linalg.norm(left), np.linalg.norm(below))) / (size if size > 0 else 1.0)
+    size = size if size > 0 else 1.0
+    squares = _squares(B) + (2 * _squares(G) if len(x) > n else 0.0)
+    unit = float(np.finfo(np.float32).eps) * (math.sqrt(squares) * float(np.linalg.norm(x)) / size + 1)
+    return float(np.hypot(np.linalg.norm(left), np.linalg.norm(below))) / size, unit
+
+
+def _squares(matrix: Any) -> float:
+    values = matrix.data if is_sparse(matrix) else _core._as_numpy(matrix, "solve_kkt", "B")
+    return float(np.square(values, dtype=np.float64).sum())
 
 
 def _compress(dense: Any, function: str) -> Any:

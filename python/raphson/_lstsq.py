@@ -38,8 +38,8 @@ class LstsqResult:
         Karlson and Waldén's estimate of the smallest relative change ‖ΔA‖_F / ‖A‖_F that makes x an exact solution,
         measured on x, of A with its columns scaled to norm 1 (that of A itself is at most √n times it); of several
         columns of b the largest. Where A was cut to a lower rank: of the cut problem, unscaled. ``method="cg"``:
-        Stewart's ‖Aᵀr‖ / (‖A‖_F ‖r‖), which is no smaller. m < n: ‖r‖ / (‖A‖_F ‖x‖), or Stewart's where b is out of
-        reach.
+        Stewart's ‖Aᵀr‖ / (‖A‖_F ‖r‖), of [A; √ridge I], or ‖r‖ / (‖A‖_F ‖x‖) without a ridge, which are no smaller.
+        m < n: the same.
     rank : int
         Singular values that were kept.
     cond : float
@@ -121,7 +121,7 @@ def lstsq(
     ------
     ValueError
         Shapes that do not fit, NaN or Inf (CUDA: they give NaNs and ``status="breakdown"``), ridge < 0, rcond outside
-        [0, 1), tol not positive.
+        [0, 1), tol not positive, x beyond the range of A's dtype.
     TypeError
         Integer or complex data.
 
@@ -135,7 +135,8 @@ def lstsq(
     Gram: m n² flops (CSR: the squares of the rows' lengths), n³/3, 4/3 n³ a column of b, and 3 to 7 reads of A for up
     to 16 columns at once (CUDA: for each), at 4 flops an entry and a column. Sketch: 16 flops an entry of A, QR of the
     sketch 24 n³ flops, then about 30 reads of A a column of b at 4 flops an entry, A v and Aᵀ u in one. Direct: 2 m n²
-    flops. Memory beyond A and b: 20 n² float64 (gram), 17 n² (sketch), 150 n² (direct); m < n: A twice.
+    flops and 4 m n for each column of b. Memory beyond A and b: 20 n² float64 (gram), 17 n² (sketch), 150 n² (direct),
+    the last two and 20 n for each column of b beyond n of them; m < n: A twice.
 
     CUDA: A and b stay on the device, small matrices (a sketch: 12 n × n float64) are factored on the host, a read of
     A sends up and takes back n numbers. ``"direct"`` and m < n copy A to the host by blocks, and so does ``"auto"`` up

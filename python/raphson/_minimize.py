@@ -184,7 +184,7 @@ def minimize(
         of jac, 2n calls for each Hessian. May be an approximation (Gauss–Newton, sampled).
     hessp : callable, optional
         hessp(x, v, *args) → ∇²f(x) v, instead of hess: conjugate gradients in a trust region, no matrix. With
-        constraints the matrix is assembled from n products.
+        constraints or adasketch the matrix is assembled from n products.
     method : str
         ``"gns"``: (H + λI) step = −g, λ = ‖g‖/γ with a γ that adapts: global convergence, quadratic at the end.
         ``"lazy"``: the same, Hessian and factors kept for several steps: as many as the measured cost of a Hessian is
@@ -270,7 +270,8 @@ def minimize(
     if equalities and method not in ("auto", "adasketch"):
         raise ValueError(f"{function}: constraints need method='adasketch' or 'auto', got {method!r}")
     second = None if hess is None else bound(hess)
-    if second is None and product is not None and equalities:
+    assembles = bool(equalities) or method == "adasketch"
+    if second is None and product is not None and assembles:
         assemble = product
         second = lambda x: np.stack([np.asarray(assemble(x, e)).ravel() for e in np.eye(n)])  # noqa: E731
     derivatives = Derivatives(n, gradient, second, equalities)
@@ -279,7 +280,7 @@ def minimize(
     if check_derivatives:
         only = (lambda x: value(x)[0]) if jac is True else value
         _check(only, gradient, None if hess is None else second, product, equalities, start)
-    matrix_free = product is not None and hess is None and not equalities
+    matrix_free = product is not None and hess is None and not assembles
     reached: list[dict[str, Any]] = []
     try:
         found = _core.minimize(

@@ -296,7 +296,7 @@ def fit_glm(
     max_iter : int, optional
         Steps; by default 200 (newton_cg: Newton's, not those of conjugate gradients).
     init : array (d + 1,) or (classes, d + 1), optional
-        Coefficients, then the intercept (d without one) to start from.
+        Coefficients, then the intercept (d without one) to start from, unless the objective is lower at 0.
     seed : int or numpy.random.Generator
     callback : callable, optional
         Gets a :class:`GlmState` after every step; True stops.

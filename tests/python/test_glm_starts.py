@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 import numpy as np
 import pytest
 
+import raphson
 from glm_reference import check_certificate, data, newton
 from raphson import fit_glm
 
@@ -94,9 +96,41 @@ def test_a_sample_without_weight():
     """All weight on rows that a sample hardly meets: no start, and still the minimiser."""
     X, y = long_data("sampled")
     weight = np.zeros(len(y))
-    weight[[17, 5000, 5001, *range(11000, 11400)]] = 1
+    weight[[17, 5000, 5001, *range(9000, 9150)]] = 1
     result = fit_glm(X, y, ridge=1e-2, sample_weight=weight)
     kept = weight > 0
     expected = newton(X[kept], y[kept], "logistic", 1e-2, True)
     assert result.converged
     np.testing.assert_allclose(parameters(result), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["auto", "sketch_pcg", "newton_cg", "newton", "quasi_newton", "newton_sketch"])
+@pytest.mark.parametrize("far", [43.0, -400.0])
+def test_a_start_without_curvature_is_dropped(method, far):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((801, 1))
+    y = (rng.random(801) < 0.5).astype(float)
+    result = fit_glm(X, y, ridge=1.0, init=[far, -far / 2], method=method)
+    assert result.converged
+    np.testing.assert_allclose(result.coef, fit_glm(X, y, ridge=1.0).coef, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["auto", "sketch_pcg", "newton_cg", "newton", "quasi_newton", "newton_sketch"])
+def test_one_class_has_the_ridge_alone(method):
+    X = np.random.default_rng(0).standard_normal((3000, 10))
+    y, start = np.zeros(3000), np.full((1, 10), 0.3)
+    result = fit_glm(X, y, family="multinomial", ridge=0.5, fit_intercept=False, init=start, method=method)
+    assert result.converged
+    np.testing.assert_allclose(result.coef, 0, atol=1e-8)
+    np.testing.assert_allclose(result.covariance() * 3000 * 0.5, np.eye(10), atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["auto", "sketch_pcg", "newton_cg", "newton", "quasi_newton", "newton_sketch"])
+@pytest.mark.parametrize("family", ["gaussian", "poisson"])
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_never_more_than_max_iter_steps(method, family, most):
+    X, y = data(family, n=300, d=5, cond=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", raphson.ConvergenceWarning)
+        result = fit_glm(X, y, family=family, ridge=1e-3, method=method, max_iter=most)
+    assert result.iterations <= most

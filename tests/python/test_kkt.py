@@ -286,3 +286,33 @@ def test_indices_out_of_range_are_refused():
 def test_control_c_ends_it(method):
     B, _, rhs = system(500, 0, 1, 1e10, True)
     check_interrupt(lambda: solve_kkt(B, None, rhs, method=method, tol=1e-15, max_iter=10**9))
+
+
+# ---- x as it is returned, in rhs's dtype -------------------------------------------------------------------
+def test_float32_beyond_its_range_is_refused():
+    with pytest.raises(ValueError, match="x leaves the range of rhs's dtype, float32"):
+        solve_kkt(np.eye(4, dtype=np.float32) * np.float32(1e-30), None, np.full(4, 1e20, dtype=np.float32))
+
+
+def test_float32_is_judged_by_what_its_x_can_reach():
+    B, G, rhs = (part.astype(np.float32) for part in system(31, 31, condition=1e2))
+    found = solve_kkt(B, G, rhs)  # 1e-6 is beyond: x is large
+    K = saddle(B.astype(float), G.astype(float))
+    assert found.converged
+    assert found.residual > 1e-6
+    left = np.linalg.norm(K @ found.x - rhs) / np.linalg.norm(rhs)
+    assert found.residual == pytest.approx(left, rel=1e-5)
+    reach = np.finfo(np.float32).eps * (np.linalg.norm(K) * np.linalg.norm(found.x) / np.linalg.norm(rhs) + 1)
+    assert found.residual <= 10 * reach
+    with pytest.warns(raphson.ConvergenceWarning):
+        assert solve_kkt(B, G, rhs, tol=1e-6).status == "precision_floor"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_precision_excuses_a_residual_that_solves_nothing(dtype):
+    small = float(np.finfo(dtype).eps) / 10
+    B, G = small * np.array([[1, 2], [2, 1]], dtype=dtype), np.array([[1, -0.3]], dtype=dtype)  # x is some 1/small
+    with pytest.warns(raphson.ConvergenceWarning):
+        found = solve_kkt(B.astype(dtype), G, np.array([1, 0.3, 0.1], dtype=dtype))
+    assert found.residual > 1e-3
+    assert found.status == "precision_floor"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -255,3 +257,26 @@ def test_poisson_control_stays_sparse(size):
     exact = np.linalg.solve(K, np.r_[target, np.zeros(2 * q)])
     np.testing.assert_allclose(found.x, exact[: 2 * q], atol=1e-9)
     np.testing.assert_allclose(found.multipliers, exact[2 * q :], atol=1e-9)
+
+
+def test_adasketch_without_constraints_takes_hessp():
+    q = np.diag(np.arange(1.0, 6))
+    keywords = {"jac": lambda x: q @ x - 1, "method": "adasketch"}
+    found = minimize(lambda x: 0.5 * x @ q @ x - x.sum(), np.ones(5), hessp=lambda x, v: q @ v, **keywords)
+    assert found.success
+    np.testing.assert_allclose(found.x, 1 / np.arange(1.0, 6), atol=1e-8)
+
+
+@pytest.mark.parametrize("inner", ["minres", "gaussian", "kaczmarz", "block"])
+@pytest.mark.parametrize("limit", [1, 2, 5, 20])
+def test_restorations_count_in_max_iter(inner, limit):
+    rng = np.random.default_rng(0)
+    for n, m in ((48, 2), (10, 2), (65, 5), (10, 1)):
+        A, x = rng.standard_normal((m, n)), rng.standard_normal(n)
+        equality = Equality(lambda x, A=A: A @ x - 1, lambda x, A=A: A)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", raphson.ConvergenceWarning)
+            options = {"max_iter": limit, "inner_max_iter": 1}
+            keywords = {"jac": lambda x: x**3 - x, "constraints": equality, "inner": inner, "options": options}
+            found = minimize(lambda x: (x**4 / 4 - x**2 / 2).sum(), x, **keywords)
+        assert found.nit <= limit

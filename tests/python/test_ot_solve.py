@@ -446,3 +446,26 @@ def test_splr_learns_from_its_last_step(kind):
     result = sinkhorn(None, None, cost, 1e-2, method="splr")
     assert result.converged
     assert result.iterations <= 1.1 * result.newton_iterations + 3
+
+
+# ---- rows without weight, and starts without sense ----------------------------------------------------------
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_rows_without_weight_far_from_every_column(method, dtype):
+    a, b = np.array([0, 0.5, 0.5, 0]), np.array([0.5, 0.5])
+    cost = np.array([[0, 0.1], [0.12, 3], [3, 0.1], [1, 2]], dtype=dtype)
+    result = sinkhorn(a, b, cost, 1e-5, method=method, tol=1e-6)  # of the empty rows exp((f + g - C)/reg) is Inf
+    assert result.converged, result
+    np.testing.assert_allclose(result.plan, [[0, 0], [0.5, 0], [0, 0.5], [0, 0]], atol=1e-6)
+    assert float(result.cost) == pytest.approx(0.11, rel=1e-6)
+    np.testing.assert_array_equal(result.row_marginal[[0, 3]], 0)
+
+
+@pytest.mark.parametrize("unbalanced", [1.0, (INF, 0.5), (0.5, INF)])
+def test_an_absurd_start_is_dropped(unbalanced):
+    a, b, cost = instance(20, 30)
+    truly = sinkhorn(a, b, cost, 0.05, unbalanced=unbalanced)
+    for far in (1e9, -1e9):
+        result = sinkhorn(a, b, cost, 0.05, unbalanced=unbalanced, init=(np.full(20, far), np.full(30, far)))
+        assert result.converged, result
+        assert float(result.cost) == pytest.approx(float(truly.cost), rel=1e-6)

@@ -281,3 +281,27 @@ def test_stopping_with_a_limit():
     seen = []
     stopped = limited(a, b, cost, 3.0, 3, callback=lambda s: seen.append(s) or len(seen) >= 90)
     assert (stopped.status, len(seen)) == ("stopped", 90)
+
+
+# ---- costs without a range -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("value", [0.0, 1e-310, 3.0])
+@pytest.mark.parametrize("tol", [1e-9, 1e-16, 3e-17, 1e-17])
+def test_a_constant_cost_ends(value, tol):
+    rng = np.random.default_rng(0)
+    a, b = rng.random(5), rng.random(7)
+    a[1] = b[2] = 0
+    a, b = a / a.sum(), b / b.sum()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", raphson.ConvergenceWarning)
+        result = sparse_transport(a, b, np.full((5, 7), value), 1.0, tol=tol)
+    assert result.status == "converged" if tol == 1e-9 else result.status in ("converged", "precision_floor")
+    np.testing.assert_allclose(result.plan.sum(1), a, atol=1e-9)
+    np.testing.assert_allclose(result.plan.sum(0), b, atol=1e-9)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-13])
+def test_a_start_that_is_none(spread):
+    rng = np.random.default_rng(0)
+    cost = 3 + spread * rng.random((182, 63))
+    result = sparse_transport(None, None, cost, 1e-3, init=(rng.random(182), 0.0078 * rng.random(63)))
+    assert result.converged, result

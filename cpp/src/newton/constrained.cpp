@@ -431,8 +431,9 @@ private:
             s_.status = Status::stalled;
             return false;
         }
-        if (largest(at_.c) > options_.tol) {
-            const Status found = move_by_violation(std::fmax(0.1 * length, 0.5 * options_.tol), 200);
+        const int left = options_.max_iter - s_.iterations - 1;  // this step itself is one
+        if (left > 0 && largest(at_.c) > options_.tol) {
+            const Status found = move_by_violation(std::fmax(0.1 * length, 0.5 * options_.tol), std::min(200, left));
             if (found == Status::infeasible || found == Status::breakdown) {
                 publish();
                 s_.status = found;

@@ -108,6 +108,10 @@ void GlmFit::begin() {
     if (elsewhere && (!std::isfinite(at_.objective) || (options_.init == nullptr && !(relative() < 1)))) {
         std::fill(at_.w.begin(), at_.w.end(), 0.0);
         glm_.evaluate(at_);
+    } else if (options_.init != nullptr && relative() >= 1) {  // perhaps so far off that no curvature is left: is 0 better?
+        next_.w.assign(size, 0.0);
+        glm_.evaluate(next_);
+        if (next_.objective < at_.objective) std::swap(at_, next_);
     }
     if (solution_.method == GlmMethod::newton || solution_.method == GlmMethod::newton_sketch) return;
     if (kind_ == GlmMetric::Kind::sample) {

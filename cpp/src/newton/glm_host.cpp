@@ -158,7 +158,7 @@ void HostGlm::product(const GlmPoint& at, const double* s, double* out) {
             double mean = 0;
             for (int64_t c = 0; c < k; ++c) {
                 u[i * k + c] = t[i * k + c] + (border_ != 0 ? s[c * p_ + d_] : 0.0);
-                if (k > 1) mean += at.curvature[r * k + c] * u[i * k + c];
+                if (family_ == GlmFamily::multinomial) mean += at.curvature[r * k + c] * u[i * k + c];
             }
             for (int64_t c = 0; c < k; ++c) {
                 u[i * k + c] = weight > 0 ? weight * at.curvature[r * k + c] * (u[i * k + c] - mean) : 0.0;
@@ -234,7 +234,7 @@ void HostGlm::block(const GlmPoint& at, int64_t c, int64_t e, double* gram) {
     const int64_t k = outputs_;
     const std::vector<double> h = row_weights([&](int64_t i) {
         const double left = at.curvature[i * k + c], right = at.curvature[i * k + e];
-        return k == 1 ? left : c == e ? left * (1 - left) : -left * right;
+        return family_ != GlmFamily::multinomial ? left : c == e ? left * (1 - left) : -left * right;
     });
     weighted_gram(x_, h.data(), border_, gram);
 }

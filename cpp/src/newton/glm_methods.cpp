@@ -100,12 +100,10 @@ void GlmFit::quasi_newton() {
         const Vector from = at_.w, slope = at_.gradient;
         ++solution_.iterations;
         if (!advance(q)) {
-            if (!pairs.empty()) {  // the memory may be at fault
-                pairs.clear();
-                continue;
-            }
-            if (refreshes_ < most_refreshes && relative() > rounding_level) {  // or the metric
-                refresh();
+            const bool memory_at_fault = !pairs.empty();
+            if (memory_at_fault || (refreshes_ < most_refreshes && relative() > rounding_level)) {  // else the metric may be
+                memory_at_fault ? pairs.clear() : refresh();
+                --solution_.iterations;  // it was no step
                 continue;
             }
             solution_.status = Status::stalled;
@@ -174,7 +172,7 @@ void GlmFit::newton() {
             return;
         }
         if (record()) {
-            reached = solution_.status == Status::converged && relative() > 1e-14;
+            reached = solution_.status == Status::converged && relative() > 1e-14 && solution_.iterations < options_.max_iter;
             if (!reached) return;
         }
     }

@@ -13,6 +13,7 @@ constexpr double widest = 0.1, first_scale = 0.05;     // of the cost's range: b
 constexpr double ease_first = 0.25, ease_restart = 0.01, ease_factor = 0.1, ease_last = 1e-6, ease_final = 2.5e-6;
 constexpr double ease_goal = 1e-7;
 constexpr int ease_steps = 40;
+constexpr double first_width = 1e-4;  // of the cost's range: pairs so near the support are an interior point's first
 constexpr std::int64_t largest_enclosed = 1536, many_pairs = 100000;
 constexpr int most_enclosures = 4, enclose_after = 5;  // steps without progress
 constexpr int level_steps = 150, trials = 14, patience = 10;
@@ -25,7 +26,7 @@ public:
         span_ = std::max(problem.highest_cost - problem.lowest_cost, 0.0);
         largest_ = std::max({std::abs(problem.highest_cost), std::abs(problem.lowest_cost), std::numeric_limits<double>::min()});
         if (!(span_ > 1e-12 * largest_)) span_ = 1e-12 * largest_;
-        width_ = 1e-4 * span_;
+        width_ = first_width * span_;
         share_ = mass_ / static_cast<double>(std::max(problem.n, problem.m));
         if (options.g != nullptr) {
             for (std::int64_t j = 0; j < problem.m; ++j) {
@@ -35,28 +36,39 @@ public:
     }
 
     QuadraticSolution solve() {
-        std::vector<double> regs(1, problem_.reg);
-        if (options_.g == nullptr) {
-            while (regs.back() * level_factor * share_ < span_) regs.push_back(regs.back() * level_factor);
-        }
-        double delta = first_scale * span_;
-        const bool limited = level_.constrained();
+        const bool warm = options_.g != nullptr, limited = level_.constrained();
         level_.constrain(false);
-        for (std::size_t k = regs.size(); k-- > 0 && !over_;) {
-            if (limited && options_.g != nullptr) break;
-            level_.reg = regs[k];
-            last_ = k == 0 && !limited;
-            if (k + 1 < regs.size() || options_.g != nullptr) {
-                delta = std::min(first_scale * span_, regs[k] * share_ / (k + 1 < regs.size() ? level_factor : 1));
-            }
-            const double goal = k == 0 ? 0.9 * options_.tol : std::max(level_goal * mass_, options_.tol);
-            reach(goal, last_ ? options_.max_iter : level_steps, delta);
+        if (!warm || !limited) descend(warm, limited);
+        if (warm && !limited && solution_.status == Status::stalled) {  // it was no start
+            over_ = false;
+            failures_ = enclosures_ = 0;
+            enclosed_ = 0;
+            width_ = first_width * span_;
+            for (std::int64_t j = 0; j < problem_.m; ++j) level_.g[j] = problem_.b[j] > 0 ? 0 : minus_infinity;
+            solution_.status = Status::max_iter;
+            descend(false, false);
         }
         if (limited && !over_) tighten();
         return finish();
     }
 
 private:
+    // Through the regularisations to the problem's own, at once from a warm start.
+    void descend(bool warm, bool limited) {
+        std::vector<double> regs(1, problem_.reg);
+        while (!warm && regs.back() * level_factor * share_ < span_) regs.push_back(regs.back() * level_factor);
+        double delta = first_scale * span_;
+        for (std::size_t k = regs.size(); k-- > 0 && !over_;) {
+            level_.reg = regs[k];
+            last_ = k == 0 && !limited;
+            if (k + 1 < regs.size() || warm) {
+                delta = std::min(first_scale * span_, regs[k] * share_ / (k + 1 < regs.size() ? level_factor : 1));
+            }
+            const double goal = k == 0 ? 0.9 * options_.tol : std::max(level_goal * mass_, options_.tol);
+            reach(goal, last_ ? options_.max_iter : level_steps, delta);
+        }
+    }
+
     // The limit, eased less and less. Where it does not bind in the end, plans of the hull are plans.
     void tighten() {
         if (level_.single()) approach_single();
@@ -196,7 +208,8 @@ private:
         while (width_ < 3 * span_ && enclosures_ < most_enclosures) {
             PairList more = level_.near(width_, most);
             const auto count = static_cast<std::int64_t>(more.index.size());
-            width_ = count > 0 ? 4 * width_ : std::numeric_limits<double>::infinity();  // too many: then what there was
+            // Too many: then what there was. And a width that rounds to 0, of costs that are all 0, would not grow.
+            width_ = count > 0 && width_ > 0 ? 4 * width_ : std::numeric_limits<double>::infinity();
             if (count > 0) pairs = std::move(more);
             const auto held = static_cast<std::int64_t>(pairs.index.size());
             if (held == enclosed_ || (held < std::max(few, 3 * enclosed_ / 2) && width_ < 3 * span_)) continue;

@@ -257,7 +257,10 @@ void Run::automatic() {
     if (options_.f != nullptr || options_.g != nullptr) {  // a warm start, until it proves none
         const Outcome outcome = reach(goal_, level_sweeps);
         if (outcome == Outcome::reached) solution_.status = Status::converged;
-        if (outcome != Outcome::struggling) return;
+        const bool absurd = outcome == Outcome::over && solution_.status == Status::breakdown;
+        if (outcome != Outcome::struggling && !absurd) return;
+        if (absurd) solution_.status = Status::max_iter;
+        over_ = false;
         std::fill(level_.u.begin(), level_.u.end(), 0.0);
         level_.psi = level_.log_b();
     }
@@ -359,7 +362,7 @@ TransportSolution Run::finish() {
     solution_.g.resize(static_cast<std::size_t>(m));
     for (std::int64_t i = 0; i < n; ++i) {
         solution_.f[i] = problem_.a[i] > 0 ? problem_.reg * level_.u[i] : minus_infinity;
-        if (problem_.a[i] > 0) level_.u[i] = solution_.f[i] / problem_.reg;
+        level_.u[i] = solution_.f[i] / problem_.reg;  // -Inf too: an old one's exponentials may be Inf, and Inf·0 is NaN
     }
     for (std::int64_t j = 0; j < m; ++j) {
         solution_.g[j] = problem_.b[j] > 0 ? problem_.reg * (level_.psi[j] - level_.log_b()[j]) : minus_infinity;

@@ -12,6 +12,8 @@ namespace raphson {
 using std::int64_t;
 using Matrix = std::vector<double>;
 
+constexpr int64_t few_sides = 16;  // up to so many columns beside a triangle, one factorisation is faster than a second pass
+
 namespace {
 
 Matrix zeros(int64_t rows, int64_t cols) { return Matrix(static_cast<std::size_t>(rows * cols), 0.0); }
@@ -19,6 +21,23 @@ Matrix zeros(int64_t rows, int64_t cols) { return Matrix(static_cast<std::size_t
 }  // namespace
 
 void upper_triangle(double* a, int64_t rows, int64_t n, double* r) { HouseholderQr(a, n, rows, n).upper(r, n); }
+
+void upper_triangle_beside(double* a, int64_t rows, int64_t n, int64_t k, double* r) {
+    const int64_t p = n + k;
+    if (k <= std::max(n, few_sides)) {  // as if they were columns of it
+        Matrix whole = zeros(p, p);
+        upper_triangle(a, rows, p, whole.data());
+        std::copy_n(whole.data(), n * p, r);
+        return;
+    }
+    const HouseholderQr factor(a, p, rows, n);
+    factor.apply(true, a + n, p, k);
+    factor.upper(r, p);
+    for (int64_t i = 0; i < n; ++i) {
+        double* const side = r + i * p + n;
+        i < rows ? std::copy_n(a + i * p + n, k, side) : std::fill_n(side, k, 0.0);
+    }
+}
 
 void shifted_triangle(const double* r, int64_t ld, int64_t n, double shift, Matrix& gram, double* out) {
     double squares = 0;

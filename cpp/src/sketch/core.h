@@ -19,6 +19,8 @@ struct SketchCoreTable {
 
 // The upper triangle r (n × n) of a (rows × n, destroyed); zero rows where a has fewer.
 void upper_triangle(double* a, std::int64_t rows, std::int64_t n, double* r);
+// r (n × (n + k)): that of a's first n columns (a: rows × (n + k), destroyed) and, beside it, n rows of Qᵀ times the others.
+void upper_triangle_beside(double* a, std::int64_t rows, std::int64_t n, std::int64_t k, double* r);
 // out (n × n): the upper triangle of rᵀr + shift I. gram: rᵀr, or empty, and kept where it is needed.
 void shifted_triangle(const double* r, std::int64_t ld, std::int64_t n, double shift, std::vector<double>& gram, double* out);
 // Minimum-norm solution of a x = b, a (rows × n, rows < n), singular values up to rcond·largest taken as zeros; b (rows ×

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "common/threads.h"
@@ -42,10 +43,10 @@ double tolerance(DType precision, const LstsqOptions& options) {
 class Solver {
 public:
     // On a device `a` has only a shape, b is null, and the method is not `direct`.
-    Solver(const LstsqRows& passes, const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options,
+    Solver(const LstsqRows& passes, const RowSource& a, const double* b, int64_t k, const Returned& returned, const LstsqOptions& options,
            bool as_it_is)
-        : as_it_is_(as_it_is), passes_(passes), a_(a), b_(b), k_(k), n_(a.cols), triangle_(a.cols, k), precision_(precision), options_(options) {
-        tol_ = tolerance(precision, options);
+        : as_it_is_(as_it_is), passes_(passes), a_(a), b_(b), k_(k), n_(a.cols), triangle_(a.cols, k), returned_(returned), options_(options) {
+        tol_ = tolerance(returned.type, options);
         result_.x.assign(static_cast<std::size_t>(n_ * k), 0.0);
         result_.residual_norm.assign(static_cast<std::size_t>(k), 0.0);
         result_.backward_error.assign(static_cast<std::size_t>(k), 0.0);
@@ -76,7 +77,7 @@ private:
     const double* b_;
     int64_t k_, n_;
     Triangle triangle_;
-    DType precision_;
+    const Returned returned_;
     const LstsqOptions& options_;
     double tol_;
     LstsqResult result_;
@@ -93,12 +94,16 @@ LstsqResult Solver::run() {
     LstsqMethod method = automatic(options_) ? choose() : options_.method;
     if ((method == LstsqMethod::sketch || method == LstsqMethod::fossils) && a_.rows < 2 * n_) method = LstsqMethod::direct;
     result_.method = method;
-    if (n_ == 0 || k_ == 0) return result_;
+    if (n_ == 0 || k_ == 0) {
+        double none = 0;
+        for (int64_t column = 0; column < k_; ++column) result_.residual_norm[column] = passes_.residual(column, &none, &none);
+        return result_;
+    }
     if (gram_first(a_, k_, options_)) {
-        if (const auto found = lstsq_by_gram(passes_, a_, k_, precision_, options_, tol_, result_.sweeps)) return *found;
+        if (const auto found = lstsq_by_gram(passes_, a_, k_, returned_, options_, tol_, result_.sweeps)) return *found;
     }
     if (method == LstsqMethod::direct && a_.rows < n_) {
-        LstsqResult wide = lstsq_wide(a_, b_, k_, precision_, options_, tol_, as_it_is_);
+        LstsqResult wide = lstsq_wide(a_, b_, k_, returned_, options_, tol_, as_it_is_);
         wide.sweeps += result_.sweeps;
         return wide;
     }
@@ -135,8 +140,8 @@ void Solver::triangle_of_sketch() {
     check_range(triangle_.frobenius, as_it_is_);
     // Two halves at once, then their triangles: the same R, and two threads have work.
     const int64_t half = rows / 2;
-    triangle_.upper.assign(static_cast<std::size_t>(p * p), 0.0);
-    std::vector<double> stacked(static_cast<std::size_t>((2 * p + extra) * p), 0.0);
+    triangle_.upper.assign(static_cast<std::size_t>(n_ * p), 0.0);
+    std::vector<double> stacked(static_cast<std::size_t>((2 * n_ + extra) * p), 0.0);
     parallel_for(2, [&](int64_t part) {
         const int64_t begin = part * half, count = part == 0 ? half : rows - half;
         std::vector<double> work(static_cast<std::size_t>(count * p));
@@ -144,16 +149,16 @@ void Solver::triangle_of_sketch() {
             std::copy_n(sketched.data() + (begin + i) * n_, n_, work.data() + i * p);
             std::copy_n(right.data() + (begin + i) * k_, k_, work.data() + i * p + n_);
         }
-        upper_triangle(work.data(), count, p, stacked.data() + part * p * p);
+        upper_triangle_beside(work.data(), count, n_, k_, stacked.data() + part * n_ * p);
     });
     throw_if_cancelled();
-    for (int64_t j = 0; j < extra; ++j) stacked[(2 * p + j) * p + j] = std::sqrt(options_.ridge);
-    upper_triangle(stacked.data(), 2 * p + extra, p, triangle_.upper.data());
+    for (int64_t j = 0; j < extra; ++j) stacked[(2 * n_ + j) * p + j] = std::sqrt(options_.ridge);
+    upper_triangle_beside(stacked.data(), 2 * n_ + extra, n_, k_, triangle_.upper.data());
 }
 
 void Solver::triangle_of_rows() {
-    const int64_t p = n_ + k_, chunk = std::max<int64_t>(8 * p, 2048), at_once = 16;
-    triangle_.upper.assign(static_cast<std::size_t>(p * p), 0.0);
+    const int64_t p = n_ + k_, chunk = std::max<int64_t>(8 * (n_ + std::min(k_, n_)), 2048), at_once = 16;
+    triangle_.upper.assign(static_cast<std::size_t>(n_ * p), 0.0);
     if (options_.ridge > 0) {
         for (int64_t j = 0; j < n_; ++j) triangle_.upper[j * p + j] = std::sqrt(options_.ridge);
     }
@@ -162,20 +167,20 @@ void Solver::triangle_of_rows() {
         for (int64_t begin = 0; begin < block.rows; begin += at_once * chunk) {
             const int64_t rows = std::min(at_once * chunk, block.rows - begin), parts = (rows + chunk - 1) / chunk;
             const int64_t before = first + begin > 0 || options_.ridge > 0 ? 1 : 0;  // triangles
-            stacked.assign(static_cast<std::size_t>((parts + before) * p * p), 0.0);
+            stacked.assign(static_cast<std::size_t>((parts + before) * n_ * p), 0.0);
             if (before > 0) std::copy(triangle_.upper.begin(), triangle_.upper.end(), stacked.begin());
             const auto factor = [&](int64_t part) {
                 const int64_t from = begin + part * chunk, count = std::min(chunk, begin + rows - from);
                 std::vector<double> work(static_cast<std::size_t>(count * p));
                 densify(block.part(from, count), b_ + (first + from) * k_, k_, work.data());
-                upper_triangle(work.data(), count, p, stacked.data() + (part + before) * p * p);
+                upper_triangle_beside(work.data(), count, n_, k_, stacked.data() + (part + before) * n_ * p);
             };
             parts == 1 ? factor(0) : parallel_for(parts, factor);  // one: its products have the threads
             throw_if_cancelled();
             if (parts + before == 1) {
                 triangle_.upper.swap(stacked);
             } else {
-                upper_triangle(stacked.data(), (parts + before) * p, p, triangle_.upper.data());
+                upper_triangle_beside(stacked.data(), (parts + before) * n_, n_, k_, triangle_.upper.data());
             }
         }
     });
@@ -201,6 +206,7 @@ void Solver::scale_columns() {
     triangle_.frobenius = std::sqrt(sum);
     check_range(triangle_.frobenius, as_it_is_);
     triangle_.largest = triangle_.frobenius;
+    triangle_.ridge = options_.ridge;
     result_.cond = std::numeric_limits<double>::quiet_NaN();
 }
 
@@ -300,14 +306,12 @@ void Solver::refine(int64_t column, double* x) {
         for (int64_t j = 0; j < n_; ++j) x[j] += change[j];
     }
     std::copy(best.begin(), best.end(), x);
-    const bool measured = precision_ == DType::float64 && std::isfinite(best_error);  // a float32 x is rounded first
+    const bool measured = returned_.type == DType::float64 && std::isfinite(best_error);  // a float32 x is rounded first
     measured ? record(column, best_norm, best_error) : certify(column, x);
 }
 
 void Solver::certify(int64_t column, double* x) {
-    if (precision_ == DType::float32) {
-        for (int64_t j = 0; j < n_; ++j) x[j] = static_cast<double>(static_cast<float>(x[j]));
-    }
+    for (int64_t j = 0; j < n_; ++j) x[j] = returned_.rounded(x[j]);
     std::vector<double> z(static_cast<std::size_t>(n_));
     const double r_norm = residual(column, x, z.data());
     if (!std::isfinite(r_norm)) throw NotFinite("lstsq: b has NaN or Inf");
@@ -319,7 +323,7 @@ void Solver::record(int64_t column, double r_norm, double error) {
     result_.residual_norm[column] = r_norm;
     result_.backward_error[column] = error;
     if (error <= tol_) return;
-    const double reachable = precision_ == DType::float64 ? 10 * eps : 1e-6;
+    const double reachable = returned_.type == DType::float64 ? 10 * eps : 1e-6;
     const Status found = error <= reachable ? Status::precision_floor : Status::stalled;
     if (result_.status == Status::converged || found == Status::stalled) result_.status = found;
 }
@@ -328,6 +332,8 @@ void check(const LstsqOptions& options) {
     if (!(options.ridge >= 0) || !std::isfinite(options.ridge)) throw std::invalid_argument("lstsq: ridge must not be negative");
     if (options.rcond >= 1) throw std::invalid_argument("lstsq: rcond must be below 1");
 }
+
+std::string name_of(DType type) { return type == DType::float64 ? "float64" : "float32"; }
 
 // Squares of numbers up to `size` are not safe.
 bool out_of_range(double size) { return size > 0 && (size > 1e70 || size < 1e-70); }
@@ -346,6 +352,19 @@ LstsqResult of_nans(int64_t n, int64_t k, LstsqMethod method) {
 
 }  // namespace
 
+double Returned::rounded(double x) const {
+    if (type == DType::float64) return x;
+    const auto there = static_cast<float>(std::ldexp(x, exponent));
+    if (std::isinf(there) && std::isfinite(x)) unscaled(std::numeric_limits<double>::infinity());
+    return std::ldexp(static_cast<double>(there), -exponent);
+}
+
+double Returned::unscaled(double x) const {
+    const double there = std::ldexp(x, exponent);
+    if (std::isinf(there)) throw std::invalid_argument("lstsq: x leaves the range of A's dtype, " + name_of(type) + "; scale A or b");
+    return there;
+}
+
 const char* to_string(LstsqMethod method) {
     switch (method) {
         case LstsqMethod::automatic: return "auto";
@@ -360,27 +379,28 @@ const char* to_string(LstsqMethod method) {
 LstsqResult lstsq(const RowSource& a, const double* b, int64_t k, DType precision, const LstsqOptions& options) {
     check(options);
     // b at a power of two where its squares are safe; A only where the first look at it fails, which costs a copy by blocks.
-    const double size = largest(b, a.rows * k), unit = size > 0 ? std::exp2(-std::ilogb(size)) : 1.0;
+    const double size = largest(b, a.rows * k);
     const bool far = out_of_range(size);
+    const int b_exponent = far ? std::ilogb(size) : 0;
     std::vector<double> scaled_b(b, b + (far ? a.rows * k : 0));
-    for (double& value : scaled_b) value *= unit;
+    for (double& value : scaled_b) value = std::ldexp(value, -b_exponent);
     const double* const right = far ? scaled_b.data() : b;
-    const double b_scale = far ? unit : 1.0;
-    const auto finish = [&](LstsqResult result, double a_scale) {
-        for (double& x : result.x) x = x * a_scale / b_scale;
-        for (double& r : result.residual_norm) r /= b_scale;
+    const auto solve = [&](const RowSource& rows, int a_exponent, const LstsqOptions& inside, bool as_it_is) {
+        const Returned returned{precision, b_exponent - a_exponent};
+        LstsqResult result = Solver(HostLstsqRows(rows, right, k), rows, right, k, returned, inside, as_it_is).run();
+        for (double& x : result.x) x = returned.unscaled(x);
+        for (double& r : result.residual_norm) r = std::ldexp(r, b_exponent);
         return result;
     };
     try {
-        return finish(Solver(HostLstsqRows(a, right, k), a, right, k, precision, options, false).run(), 1.0);
+        return solve(a, 0, options, false);
     } catch (const OutOfRange&) {
         const double most = largest(a);
         if (!std::isfinite(most)) throw NotFinite("lstsq: A has NaN or Inf");
-        const double factor = most > 0 ? std::exp2(-std::ilogb(most)) : 1.0;
+        const int exponent = most > 0 ? std::ilogb(most) : 0;
         LstsqOptions inside = options;
-        inside.ridge = options.ridge * factor * factor;
-        const RowSource scaled = scaled_rows(a, factor);
-        return finish(Solver(HostLstsqRows(scaled, right, k), scaled, right, k, precision, inside, true).run(), factor);
+        inside.ridge = std::ldexp(options.ridge, -2 * exponent);
+        return solve(scaled_rows(a, std::ldexp(1.0, -exponent)), exponent, inside, true);
     }
 }
 
@@ -391,7 +411,7 @@ LstsqResult lstsq_on_device(CudaRows& a, const CudaView& b, DType precision, con
     const double size = passes.largest();
     LstsqOptions there = options;
     if (automatic(options)) there.method = direct_or_sketch(visits, device_direct_factor);
-    const bool visit = there.method == LstsqMethod::direct || (there.method != LstsqMethod::cg && visits.rows < 2 * visits.cols);
+    const bool visit = visits.cols == 0 || there.method == LstsqMethod::direct || (there.method != LstsqMethod::cg && visits.rows < 2 * visits.cols);
     int sweeps = 0;  // of attempts
     const auto finish = [&](LstsqResult result) {
         result.sweeps += sweeps;
@@ -401,11 +421,11 @@ LstsqResult lstsq_on_device(CudaRows& a, const CudaView& b, DType precision, con
         if (!std::isfinite(size)) throw NotFinite("lstsq: b has NaN or Inf");
         if (gram_first(visits, b.columns, options) && !out_of_range(size)) {
             const double tol = tolerance(precision, options);
-            if (const auto found = lstsq_by_gram(passes, visits, b.columns, precision, options, tol, sweeps)) return *found;
+            if (const auto found = lstsq_by_gram(passes, visits, b.columns, {precision, 0}, options, tol, sweeps)) return *found;
         }
         if (!visit && !out_of_range(size)) {
             try {
-                return finish(Solver(passes, visits, nullptr, b.columns, precision, there, false).run());
+                return finish(Solver(passes, visits, nullptr, b.columns, {precision, 0}, there, false).run());
             } catch (const OutOfRange&) {
             }
         }

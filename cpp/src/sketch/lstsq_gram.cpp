@@ -63,8 +63,8 @@ bool accept(const Vector& gram, const Vector& length, int64_t n, double rcond, T
 // One or several right-hand sides side by side, so that every step reads A once for all of them.
 class Refinement {
 public:
-    Refinement(const LstsqRows& passes, Triangle triangle, int64_t n, DType precision, const LstsqOptions& options, double tol)
-        : passes_(passes), triangle_(std::move(triangle)), n_(n), precision_(precision), options_(options), tol_(tol) {}
+    Refinement(const LstsqRows& passes, Triangle triangle, int64_t n, const Returned& returned, const LstsqOptions& options, double tol)
+        : passes_(passes), triangle_(std::move(triangle)), n_(n), returned_(returned), options_(options), tol_(tol) {}
 
     // x (count × n) for columns first … of b; false where one does not get to tol.
     bool run(int64_t first, int64_t count, LstsqResult& result);
@@ -77,7 +77,7 @@ private:
     const LstsqRows& passes_;
     Triangle triangle_;
     int64_t n_;
-    DType precision_;
+    const Returned& returned_;
     const LstsqOptions& options_;
     double tol_;
     Vector x_, z_, norms_, best_;  // z = Aᵀ(b − A x) − ridge·x
@@ -89,8 +89,7 @@ void Refinement::step(int64_t c) {
     triangle_.to_y(z_.data() + c * n_, y);
     triangle_.to_x(y, dx.data());
     for (int64_t j = 0; j < n_; ++j) {
-        x[j] += dx[j];
-        if (precision_ == DType::float32) x[j] = static_cast<double>(static_cast<float>(x[j]));
+        x[j] = returned_.rounded(x[j] + dx[j]);
     }
 }
 
@@ -151,7 +150,7 @@ bool gram_first(const RowSource& a, int64_t k, const LstsqOptions& options) {
     return options.method == LstsqMethod::automatic && pays(a);
 }
 
-std::optional<LstsqResult> lstsq_by_gram(const LstsqRows& passes, const RowSource& a, int64_t k, DType precision,
+std::optional<LstsqResult> lstsq_by_gram(const LstsqRows& passes, const RowSource& a, int64_t k, const Returned& returned,
                                          const LstsqOptions& options, double tol, int& sweeps) {
     const int64_t n = a.cols;
     Vector gram(static_cast<std::size_t>(n * n)), length;
@@ -172,7 +171,7 @@ std::optional<LstsqResult> lstsq_by_gram(const LstsqRows& passes, const RowSourc
     result.x.assign(static_cast<std::size_t>(n * k), 0.0);
     result.residual_norm.assign(static_cast<std::size_t>(k), 0.0);
     result.backward_error = result.residual_norm;
-    Refinement refinement(passes, std::move(triangle), n, precision, options, tol);
+    Refinement refinement(passes, std::move(triangle), n, returned, options, tol);
     for (int64_t first = 0; first < k; first += columns_at_once) {
         const int64_t count = std::min(columns_at_once, k - first);
         const bool there = refinement.run(first, count, result);

@@ -16,6 +16,15 @@ inline void check_range(double frobenius, bool as_it_is) {
     if (!as_it_is && !(frobenius > 1e-70 && frobenius < 1e70)) throw OutOfRange();
 }
 
+// x as it is returned: in the data's dtype, of a problem whose A and b were scaled by powers of two.
+struct Returned {
+    DType type = DType::float64;
+    int exponent = 0;  // 2^exponent·x is the caller's x
+
+    double rounded(double x) const;  // to that dtype, in the solver's units
+    double unscaled(double x) const;  // Inf is refused
+};
+
 constexpr std::int64_t widest_sparse = 4096;  // columns of a compressed matrix whose triangle is formed
 
 // Whether the Cholesky factor of AᵀA is to be tried: where it was asked for and can exist, or is expected to be the fastest
@@ -24,11 +33,11 @@ bool gram_first(const RowSource& a, std::int64_t k, const LstsqOptions& options)
 
 // Nothing where A's condition, range or rank is beyond it, or where it does not reach tol: other methods are asked then.
 // sweeps counts the reads of A that this took.
-std::optional<LstsqResult> lstsq_by_gram(const LstsqRows& passes, const RowSource& a, std::int64_t k, DType precision,
+std::optional<LstsqResult> lstsq_by_gram(const LstsqRows& passes, const RowSource& a, std::int64_t k, const Returned& returned,
                                          const LstsqOptions& options, double tol, int& sweeps);
 
 // The solution of least norm of fewer rows than columns, by QR of Aᵀ; A is copied.
-LstsqResult lstsq_wide(const RowSource& a, const double* b, std::int64_t k, DType precision, const LstsqOptions& options,
+LstsqResult lstsq_wide(const RowSource& a, const double* b, std::int64_t k, const Returned& returned, const LstsqOptions& options,
                        double tol, bool as_it_is);
 
 }  // namespace raphson

@@ -58,7 +58,7 @@ Certificate measure(const Vector& a, double frobenius, const Vector& b, const Ve
 }  // namespace
 
 // [A √ridge I][x; s] = b: the least norm of (x, s) is the ridge's solution, without a square.
-LstsqResult lstsq_wide(const RowSource& source, const double* b, int64_t k, DType precision, const LstsqOptions& options, double tol,
+LstsqResult lstsq_wide(const RowSource& source, const double* b, int64_t k, const Returned& returned, const LstsqOptions& options, double tol,
                        bool as_it_is) {
     const int64_t rows = source.rows, n = source.cols, extended = n + (options.ridge > 0 ? rows : 0);
     Vector a(static_cast<std::size_t>(rows * n)), wide(static_cast<std::size_t>(rows * extended), 0.0);
@@ -77,9 +77,7 @@ LstsqResult lstsq_wide(const RowSource& source, const double* b, int64_t k, DTyp
     if (rows > 0) result.rank = solve_wide(wide.data(), rows, extended, b, k, cut, x.data(), &largest, &smallest);
     result.cond = smallest > 0 ? largest / smallest : std::numeric_limits<double>::infinity();
     result.x.assign(x.begin(), x.begin() + n * k);
-    if (precision == DType::float32) {
-        for (double& value : result.x) value = static_cast<double>(static_cast<float>(value));
-    }
+    for (double& value : result.x) value = returned.rounded(value);
     Vector right(static_cast<std::size_t>(rows)), solution(static_cast<std::size_t>(n)), u(options.ridge > 0 ? right.size() : 0);
     for (int64_t column = 0; column < k; ++column) {
         for (int64_t i = 0; i < rows; ++i) right[i] = b[i * k + column];

@@ -163,7 +163,13 @@ void Triangle::prepare_error(const double* x, double r_norm) {
 double Triangle::backward_error(const std::vector<double>& z, const double* x, double r_norm) const {
     const double z_norm = norm(z.data(), n_), x_norm = scaled_norm(x);
     if (!(frobenius > 0) || z_norm == 0 || r_norm == 0) return 0;
-    if (!scale.empty() || !(x_norm > 0)) return z_norm / (r_norm * frobenius);
+    if (!scale.empty()) {
+        const double whole = std::hypot(r_norm, std::sqrt(ridge) * x_norm);
+        const double stewart = z_norm / (whole * std::hypot(frobenius, std::sqrt(ridge * static_cast<double>(n_))));
+        if (ridge > 0 || !(x_norm > 0)) return stewart;
+        return std::min(stewart, r_norm / (x_norm * frobenius));  // A + r xᵀ/‖x‖²: the better one where b is within reach
+    }
+    if (!(x_norm > 0)) return z_norm / (r_norm * frobenius);
     if (!u_.empty()) {
         double sum = 0;
         const double shift = (r_norm / x_norm) * (r_norm / x_norm);

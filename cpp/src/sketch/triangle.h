@@ -13,10 +13,11 @@ class Triangle {
 public:
     Triangle(std::int64_t n, std::int64_t k) : rank(n), n_(n), k_(k) {}
 
-    std::vector<double> upper;  // (n + k)²: R, beside it Qᵀb for k right-hand sides; or …
+    std::vector<double> upper;  // n × (n + k): R, beside it Qᵀb for k right-hand sides; or …
     std::vector<double> scale;  // … factors of the columns
     std::int64_t rank;
     double cond = 1, largest = 0, frobenius = 0;  // of the matrix, estimated from R
+    double ridge = 0;                             // where there is no R, which would hold it
 
     // Decides the rank: by the triangle with columns scaled to norm 1, or as it is where the caller gave a cut (≥ 0).
     void decide(double rcond);
@@ -30,7 +31,8 @@ public:
     void solution(std::int64_t column, double* x) const;
     // Karlson and Waldén 1997: ‖(AᵀA + (‖r‖/‖x‖)² I)^(−1/2) z‖ / (‖x‖ ‖A‖_F), z = Aᵀr, with R in place of A (Epperly, Meier
     // and Nakatsukasa 2024), of A with its columns at norm 1: small columns count as much as large ones. A cut of the rank
-    // is made on A as it is. Without a triangle ‖z‖/(‖r‖ ‖A‖_F) (Stewart), no smaller. Prepare for solutions near x.
+    // is made on A as it is. Without a triangle ‖z‖/(‖r‖ ‖A‖_F) (Stewart), of the extended problem where there is a ridge,
+    // or ‖r‖/(‖x‖ ‖A‖_F): no smaller. Prepare for solutions near x.
     void prepare_error(const double* x, double r_norm);
     double backward_error(const std::vector<double>& z, const double* x, double r_norm) const;
     // ‖A dx‖ of a step dx near x that rounding alone would cause: a first refinement ends at ten of them (FOSSILS).
